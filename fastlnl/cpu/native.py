@@ -1,0 +1,48 @@
+"""Addresses, atomics and function pointers for numba kernels that are called with plain int64 addresses."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+_I64 = ir.IntType(64)
+
+
+def _pointer(scalar: Any, element: Any) -> Any:
+    @intrinsic
+    def pointer(typing_context: Any, address: Any) -> Any:
+        return types.CPointer(scalar)(types.int64), lambda context, builder, sig, args: builder.inttoptr(
+            args[0], element.as_pointer()
+        )
+
+    return pointer
+
+
+as_float32 = _pointer(types.float32, ir.FloatType())
+as_float64 = _pointer(types.float64, ir.DoubleType())
+as_int64 = _pointer(types.int64, _I64)
+as_int8 = _pointer(types.int8, ir.IntType(8))
+as_int32 = _pointer(types.int32, ir.IntType(32))
+
+
+@intrinsic
+def take(typing_context: Any, cursor: Any, count: Any) -> Any:
+    """Atomically add `count` to the int64 at address `cursor` and return its value before."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.inttoptr(args[0], _I64.as_pointer()), args[1], "monotonic")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def call(typing_context: Any, function: Any, first: Any, second: Any, third: Any) -> Any:
+    """Call the C function at an address with three addresses."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [_I64] * 3)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, types.int64), codegen

@@ -1,0 +1,85 @@
+"""ALR, our reconstruction: every label follows the network's predictions a little, an entropy term hardens it.
+
+Zhang et al., arXiv 2502.00386 (2025). The card in README.md says which parts are known and which are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fastlnl import losses
+from fastlnl.methods.base import Method, Run
+from fastlnl.metrics import correction
+
+
+class ALR(Method):
+    """Refine soft labels by moving average, train on them with an entropy term.
+
+    Args:
+        preset: "alr", "selc" (no entropy term) or "temporal" (soft labels updated by one inference pass an epoch).
+        momentum: weight of the old soft label.
+        entropy_weight: weight of the entropy of the prediction.
+        warmup_epochs: epochs of plain cross-entropy first; None is 0.15 of all epochs.
+        target_source: "train" (predictions of the training step) or "eval" (one inference pass over all samples an
+            epoch; the target is fixed inside the epoch).
+        update_order: "update_then_use" or "use_then_update"; with "eval" the pass comes before or after the epoch.
+        detach: False lets the gradient flow through the prediction inside the target.
+        init: "onehot" (given label), "first_prediction" or "zeros".
+        entropy_sign: +1 minimises the entropy; -1 exists to show that the sign matters.
+    """
+
+    name = "alr"
+    defaults: ClassVar[dict[str, Any]] = {
+        "momentum": 0.9,
+        "entropy_weight": 0.3,
+        "warmup_epochs": None,
+        "target_source": "train",
+        "update_order": "update_then_use",
+        "detach": True,
+        "init": "onehot",
+        "entropy_sign": 1,
+    }
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "alr": {},
+        "selc": {"momentum": 0.9, "entropy_weight": 0.0},
+        "temporal": {"target_source": "eval"},
+    }
+
+    def setup(self, run: Run) -> None:
+        self.run = run
+        if self.options["warmup_epochs"] is None:
+            self.options["warmup_epochs"] = round(0.15 * run.epochs)
+        self.warmup_epochs: int = self.options["warmup_epochs"]
+        self.criterion = losses.ALR(run.num_samples, run.num_classes, run.label, **self.options).to(run.device)
+        # With "eval" the label memory moves in a pass of its own, on the side of the epoch that update_order names.
+        by_pass, order = self.options["target_source"] == "eval", self.options["update_order"]
+        self.refine_before = by_pass and order == "update_then_use"
+        self.refine_after = by_pass and order == "use_then_update"
+
+    def epoch(self, t: int) -> None:
+        run = self.run
+        if self.refine_before and t > self.warmup_epochs:
+            self.refine()
+        for batch in run.batches():
+            logits = run.network(batch.views[0])
+            run.step(self.criterion(logits, batch.label, batch.index))  # cross-entropy while t <= warmup_epochs
+        if self.refine_after and t > self.warmup_epochs:
+            self.refine()
+        self.criterion.end_epoch()
+
+    def refine(self) -> None:
+        """Move every soft label towards the prediction of the network at rest."""
+        with self.run.inference() as batches:
+            for batch in batches:
+                self.criterion.refine(self.run.network(batch.views[0]), batch.index)
+
+    def corrected_label(self) -> Tensor:
+        """(N,) int64: the class each soft label stands for now, the given label where there is none yet."""
+        confidence, corrected = self.criterion.memory.table.max(dim=1)
+        return torch.where(confidence > 0, corrected, self.run.label)
+
+    def metrics(self) -> dict[str, Tensor]:
+        return correction(self.corrected_label(), self.run.label, self.run.true_label)

@@ -1,0 +1,251 @@
+"""row_loss on the CPU: one compiled kernel serves every loss, whose coefficient function is called once per row."""
+
+# mypy: disable-error-code="no-untyped-def"
+import math
+from functools import cache, lru_cache
+
+import numpy as np
+import torch
+from numba import carray, cfunc, njit
+from torch import Tensor
+
+from ...cpu.native import as_float32, as_float64, as_int8, as_int32, as_int64, call, take
+from ...cpu.rows import (
+    fill,
+    first_column,
+    largest_between,
+    softmax_sums,
+    target_sums,
+    write_gradient,
+    write_gradient_with_entropy,
+    write_gradient_with_target,
+)
+from ...cpu import team
+from .contract import RowLossInput, RowLossOutput, RowStats
+from .definition import MAX_PARAMETERS, LossDefinition
+
+NO_TARGET, DENSE, TABLE = 0, 1, 2
+STORE, READ_ONLY, DEFERRED, INVALID = 0, 1, 2, 3  # roles of a batch position
+SERIAL_BELOW = 1 << 16  # elements; waking a helper takes about 15 us
+CHUNK_ELEMENTS = 1 << 14
+
+
+@njit("void(int64,int64,int64,int64,int64,int64,int64,boolean,boolean,int64,int64)", cache=True, nogil=True)
+def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defer, role_, slots):
+    """Give each position its role, in batch order; report the first label or id that is out of range.
+
+    Of several occurrences of an id the last one stores its row. With `defer` it does so after all others have read.
+    """
+    role = carray(as_int8(role_), batch)
+    label, index, errors = carray(as_int64(label_), batch), carray(as_int64(index_), batch), carray(as_int64(errors_), 4)
+    for b in range(batch):
+        role[b] = STORE
+        if label_ != 0 and not 0 <= label[b] < classes:
+            role[b] = INVALID
+            if errors[0] == 0:
+                errors[0], errors[1], errors[2], errors[3] = 1, b, index[b] if index_ != 0 else b, label[b]
+        if table_ != 0 and not 0 <= index[b] < rows:
+            role[b] = INVALID
+            if errors[0] == 0:
+                errors[0], errors[1], errors[2], errors[3] = 2, b, index[b], index[b]
+    if table_ == 0:
+        return
+    seen = np.full(slots, -1, np.int32)  # open addressing, at most half full
+    for b in range(batch - 1, -1, -1):
+        if role[b] == INVALID:
+            continue
+        slot = (index[b] * 0x9E3779B1) & (slots - 1)
+        while seen[slot] >= 0 and index[seen[slot]] != index[b]:
+            slot = (slot + 1) & (slots - 1)
+        if seen[slot] < 0:
+            seen[slot] = b
+        else:
+            role[b] = READ_ONLY
+            if defer:
+                role[seen[slot]] = DEFERRED
+        if one_hot:
+            row = table_ + 4 * index[b] * classes
+            head = carray(as_float32(row), classes)
+            if head[0] < 0:
+                fill(row, classes, 0.0)
+                head[label[b]] = 1.0
+
+
+@njit(
+    "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,float64,float64,"
+    "int64,int64,int64,boolean,float64,int64,int64,int64,int64,boolean)",
+    cache=True,
+    nogil=True,
+    error_model="numpy",
+)
+def process_rows(
+    cursor, chunk, batch, classes, logits, logits_stride, label_, index_, role_, kind, target_, target_stride, use, keep,
+    weight_, coefficients, parameters, with_entropy, grad_scale, loss_, dlogits, stats_, prediction_, deferred,
+):  # fmt: skip
+    """Rows of the batch, `chunk` at a time, until the shared cursor is past the end."""
+    label, index, role = carray(as_int64(label_), batch), carray(as_int64(index_), batch), carray(as_int8(role_), batch)
+    weight, loss = carray(as_float32(weight_), batch), carray(as_float32(loss_), batch)
+    stats, prediction = carray(as_float32(stats_), (5, batch)), carray(as_int64(prediction_), batch)
+    scratch = np.empty(classes + 16, np.float32)
+    e = scratch.ctypes.data
+    numbers = np.zeros(16, np.float64)
+    row_stats, out = numbers[:8], numbers[8:]
+    row_stats[7] = classes
+    while True:
+        begin = take(cursor, chunk)
+        if begin >= batch:
+            return
+        for b in range(begin, min(begin + chunk, batch)):
+            if (role[b] == DEFERRED) != deferred:
+                continue
+            z, dz, y = logits + 4 * b * logits_stride, dlogits + 4 * b * classes, label[b] if label_ != 0 else -1
+            if role[b] == INVALID:
+                loss[b] = 0.0
+                fill(dz, classes, 0.0)
+                if stats_ != 0:
+                    stats[:, b] = 0.0
+                    prediction[b] = 0
+                continue
+            z_row = carray(as_float32(z), classes)
+            if stats_ != 0 and y >= 0:
+                others = max(largest_between(z, 0, y), largest_between(z, y + 1, classes))
+                top = max(others, z_row[y])
+            else:
+                others = top = largest_between(z, 0, classes)
+            s_e, s_ex, s_x = softmax_sums(z, classes, top, e)
+            scale = 1.0 / s_e
+            log_sum = math.log(s_e)
+            entropy = log_sum - s_ex * scale
+            offset = entropy - log_sum
+            x_y = max(np.float64(z_row[y]) - top, -1e30) if y >= 0 else 0.0
+            nll = log_sum - x_y
+            finite = math.isfinite(s_e + s_x)
+            row_stats[0], row_stats[1], row_stats[2] = nll, math.exp(-nll), entropy
+            row_stats[6] = s_x - classes * log_sum
+            b_use, b_keep, target = use, keep, target_
+            if kind != NO_TARGET:
+                target = target_ + 4 * target_stride * (index[b] if kind == TABLE else b)
+                if kind == TABLE and carray(as_float32(target), 1)[0] < 0:
+                    b_use, b_keep = 0.0, 0.0  # never written: the prediction takes its place
+                s_r, s_rx, s_re, s_ee = target_sums(z, classes, top, e, target)
+                row_stats[3] = b_use * s_r + (1 - b_use)
+                row_stats[4] = (b_use * s_re + (1 - b_use) * s_ee * scale) * scale
+                row_stats[5] = b_use * (s_rx - log_sum * s_r) - (1 - b_use) * entropy
+            call(coefficients, row_stats.ctypes.data, parameters, out.ctypes.data)
+            w = np.float64(weight[b]) if weight_ != 0 else 1.0
+            loss[b] = out[0] * w if finite else np.nan
+            w = w * grad_scale if finite else np.nan
+            if kind != NO_TARGET:
+                update = kind == TABLE and role[b] != READ_ONLY and finite
+                write_gradient_with_target(
+                    z, classes, top, e, target, dz, scale, b_use, b_keep, update,
+                    out[1] * w, out[3] * w, out[4] * w, out[5] * w, offset, out[6] * w,
+                )  # fmt: skip
+            elif with_entropy:
+                write_gradient_with_entropy(z, classes, top, e, dz, scale, out[1] * w, out[4] * w, offset, out[6] * w)
+            else:
+                write_gradient(classes, e, dz, scale, out[1] * w, out[6] * w)
+            if y >= 0:
+                carray(as_float32(dz), classes)[y] -= out[2] * w
+            if stats_ != 0:
+                stats[0, b], stats[1, b], stats[2, b], stats[4, b] = nll, math.exp(-nll), scale, entropy
+                stats[3, b] = np.float64(z_row[y]) - others if y >= 0 and classes > 1 else 0.0
+                prediction[b] = first_column(z, classes, top)
+
+
+@njit("void(int64,int64,float64,int64)", cache=True, nogil=True)
+def reduce_rows(loss_, batch, divisor, result):
+    """Sum of the losses, in float64 and in batch order, over `divisor`."""
+    loss, total = carray(as_float32(loss_), batch), 0.0
+    for b in range(batch):
+        total += loss[b]
+    carray(as_float32(result), 1)[0] = total / divisor
+
+
+@njit
+def _where(condition, yes, no):
+    return yes if condition else no
+
+
+@njit
+def _larger(x, y):
+    return x if x > y else y
+
+
+NAMESPACE = {"log": math.log, "exp": math.exp, "where": _where, "larger": _larger}
+
+
+@cache
+def coefficient_pointer(loss: LossDefinition) -> int:
+    """Address of a C function (statistics, parameters, out) that runs the loss's coefficient function in float64."""
+    coefficients = njit(error_model="numpy")(loss.with_all_arguments(njit(error_model="numpy")(loss.bind(NAMESPACE))))
+
+    @cfunc("void(CPointer(float64), CPointer(float64), CPointer(float64))", error_model="numpy")
+    def compiled(s, q, out):
+        r = coefficients(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], q[0], q[1], q[2], q[3])
+        out[0], out[1], out[2], out[3], out[4], out[5], out[6] = r[0], r[1], r[2], r[3], r[4], r[5], r[6]
+
+    _KEEP_ALIVE.append(compiled)
+    address: int = compiled.address
+    return address
+
+
+_KEEP_ALIVE: list[object] = []
+
+
+@lru_cache(maxsize=64)
+def parameter_block(parameters: tuple[float, ...]) -> tuple[np.ndarray, int]:
+    """The parameters in memory, and their address."""
+    block = np.array([*parameters, *[0.0] * (MAX_PARAMETERS - len(parameters))], np.float64)
+    return block, block.ctypes.data
+
+
+def row_loss(call_: RowLossInput) -> RowLossOutput:
+    logits, label, index, memory = call_.logits, call_.label, call_.index, call_.memory
+    batch, classes = logits.shape
+    z = logits if logits.dtype == torch.float32 and logits.stride(1) == 1 else logits.float().contiguous()
+    dlogits, loss = torch.empty(batch, classes), torch.empty(batch)
+    stats = torch.empty(5, batch) if call_.with_stats else None
+    prediction = torch.empty(batch, dtype=torch.int64) if call_.with_stats else None
+    role = np.empty(batch, np.int8)
+    parameters, parameter_address = parameter_block(call_.parameters)
+    serial = batch * classes < SERIAL_BELOW
+    label_, index_ = _address(label), _address(index)
+    if memory is not None:
+        kind, target, stride, table, rows = TABLE, memory.table, classes, memory.table.data_ptr(), len(memory.table)
+        use, keep, one_hot = memory.use, memory.keep, memory.one_hot
+    else:
+        target, table, rows, use, keep, one_hot = call_.target, 0, 0, 1.0, 1.0, False
+        kind, stride = (NO_TARGET, 0) if target is None else (DENSE, classes)
+    slots = 1 << (2 * batch).bit_length()
+    role_ = role.ctypes.data
+    prepare(
+        batch, classes, label_, index_, table, rows, call_.errors.data_ptr(), one_hot, not serial, role_, slots
+    )
+    args = (
+        max(1, CHUNK_ELEMENTS // classes), batch, classes, z.data_ptr(), z.stride(0), label_, index_, role_, kind,
+        _address(target), stride, use, keep, _address(call_.weight), coefficient_pointer(call_.loss), parameter_address,
+        call_.loss.uses("d"), call_.grad_scale, loss.data_ptr(), dlogits.data_ptr(), _address(stats), _address(prediction),
+    )  # fmt: skip
+    if serial:
+        team.alone(process_rows, *args, False)
+    else:
+        team.team.run(process_rows, *args, False)
+        if memory is not None:
+            team.alone(process_rows, *args, True)
+    if call_.reduction != "none":
+        losses, loss = loss, torch.empty(())
+        divisor = max(batch, 1) if call_.reduction == "mean" else 1.0
+        reduce_rows(losses.data_ptr(), batch, divisor, loss.data_ptr())
+    return RowLossOutput(loss, dlogits.to(logits.dtype), _as_row_stats(stats, prediction))
+
+
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+def _as_row_stats(stats: Tensor | None, prediction: Tensor | None) -> RowStats | None:
+    if stats is None or prediction is None:
+        return None
+    nll, p_label, confidence, margin, entropy = stats
+    return RowStats(nll, p_label, confidence, prediction, margin, entropy)

@@ -1,0 +1,272 @@
+"""row_loss on the GPU: rows of up to 8,192 columns live in registers, wider ones are read twice in blocks.
+
+Of several occurrences of an id, the program that holds the last one (the leader) serves all of them, in order, from
+the old row it read before; the programs of the others leave these rows alone. So no program reads a table row that
+another one writes, in one launch and without waiting. Finding the occurrences reads the batch's ids, 8 B bytes, from
+the cache.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+from functools import cache
+
+import torch
+import triton
+import triton.language as tl
+
+from .contract import RowLossInput, RowLossOutput, RowStats
+from .definition import MAX_PARAMETERS, LossDefinition
+
+NO_TARGET, DENSE, TABLE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
+TILE_COLUMNS = 8192
+FAR = tl.constexpr(-1e30)  # -inf logits count as this far below the maximum: probability 0, and 0 * log 0 = 0
+
+
+@triton.jit
+def _log(x):
+    return tl.log(x)
+
+
+@triton.jit
+def _exp(x):
+    return tl.exp(x)
+
+
+@triton.jit
+def _where(condition, yes, no):
+    return tl.where(condition, yes, no)
+
+
+@triton.jit
+def _larger(x, y):
+    return tl.maximum(x, y)
+
+
+NAMESPACE = {"log": _log, "exp": _exp, "where": _where, "larger": _larger, "tl": tl}
+
+
+@cache
+def compiled_coefficients(loss: LossDefinition):
+    """The loss's coefficient function as a Triton function of all statistics and parameters."""
+    return triton.jit(loss.with_all_arguments(triton.jit(loss.bind(NAMESPACE)), tl=tl))
+
+
+@triton.jit
+def pick(values, at):
+    """The value at the one position that `at` marks."""
+    return tl.sum(tl.where(at, values, 0), 0)
+
+
+@triton.jit
+def label_of(label, rows, inside, LABEL: tl.constexpr):
+    return tl.load(label + rows, mask=inside, other=0) if LABEL else rows * 0
+
+
+@triton.jit
+def check_rows(rows, inside, label, index, errors, num_samples, C: tl.constexpr, LABEL: tl.constexpr,
+               INDEX: tl.constexpr, TARGET: tl.constexpr):  # fmt: skip
+    """Labels, ids, and which rows have both in range; the first that has not is reported, if none was before."""
+    y = label_of(label, rows, inside, LABEL)
+    sample = tl.load(index + rows, mask=inside, other=0) if INDEX else rows
+    bad_label = inside & ((y < 0) | (y >= C))
+    bad = bad_label
+    if TARGET == TABLE:
+        bad = bad | (inside & ((sample < 0) | (sample >= num_samples)))
+    if tl.max(bad.to(tl.int32), 0) > 0:
+        at = rows == tl.min(tl.where(bad, rows, 9223372036854775807), 0)
+        kind = pick(tl.where(bad_label, rows * 0 + 1, rows * 0 + 2), at)
+        if tl.atomic_cas(errors, kind * 0, kind) == 0:
+            tl.store(errors + 1, pick(rows, at))
+            tl.store(errors + 2, pick(sample, at))
+            tl.store(errors + 3, pick(tl.where(bad_label, y, sample), at))
+    return y, sample, inside & (bad == 0)
+
+
+@triton.jit
+def occurrences(sample, after, label, index, batch, C: tl.constexpr, LABEL: tl.constexpr, SCAN: tl.constexpr):
+    """Of the valid positions that hold the same id: the lowest above `after`, and the highest."""
+    following, last = sample * 0 + 9223372036854775807, sample * 0 - 1
+    for start in range(0, batch, SCAN):
+        at = start + tl.arange(0, SCAN).to(tl.int64)
+        ids = tl.load(index + at, mask=at < batch, other=-1)
+        y = label_of(label, at, at < batch, LABEL)
+        same = (sample[:, None] == ids[None, :]) & ((y >= 0) & (y < C))[None, :]
+        above = same & (at[None, :] > after[:, None])
+        following = tl.minimum(following, tl.min(tl.where(above, at[None, :], 9223372036854775807), 1))
+        last = tl.maximum(last, tl.max(tl.where(same, at[None, :], -1), 1))
+    return following, last
+
+
+@triton.jit
+def finish_rows(rows, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
+                q0, q1, q2, q3, C: tl.constexpr, COEFFICIENTS: tl.constexpr, WEIGHT: tl.constexpr):  # fmt: skip
+    """From the sums of a row to its loss, which is stored, and its scaled coefficients."""
+    log_sum = tl.log(s_e)
+    scale = 1.0 / s_e
+    entropy = log_sum - s_ex * scale
+    nll = log_sum - x_y
+    target_sum = r_use * s_r + p_use
+    target_p = (r_use * s_re + p_use * s_ee * scale) * scale
+    target_logp = r_use * (s_rx - log_sum * s_r) - p_use * entropy
+    value, a, b, c, d, e, f = COEFFICIENTS(
+        nll, tl.exp(-nll), entropy, target_sum, target_p, target_logp, s_x - C * log_sum, s_e * 0.0 + C, q0, q1, q2, q3
+    )
+    finite = (s_e > 0) & (s_e < float("inf")) & (tl.abs(s_x) < float("inf"))
+    w = tl.load(weight + rows, mask=live, other=0.0) if WEIGHT else s_e * 0.0 + 1.0
+    w = tl.where(finite, w, float("nan"))
+    tl.store(loss + rows, value * w, mask=live)
+    w = w * grad_scale
+    return scale, entropy, nll, finite, a * w, b * w, c * w, d * w, e * w, f * w
+
+
+@triton.jit
+def store_stats(stats, prediction, rows, live, batch, nll, confidence, margin, entropy, column):
+    """Row statistics, (5, B) and (B,)."""
+    tl.store(stats + rows, nll, mask=live)
+    tl.store(stats + batch + rows, tl.exp(-nll), mask=live)
+    tl.store(stats + 2 * batch + rows, confidence, mask=live)
+    tl.store(stats + 3 * batch + rows, margin, mask=live)
+    tl.store(stats + 4 * batch + rows, entropy, mask=live)
+    tl.store(prediction + rows, column.to(tl.int64), mask=live)
+
+
+@triton.jit
+def tile_rows(rows, live, old, fresh, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use,
+              grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr,
+              COEFFICIENTS: tl.constexpr, TARGET: tl.constexpr, LABEL: tl.constexpr, WEIGHT: tl.constexpr,
+              STATS: tl.constexpr, ONE_HOT: tl.constexpr):  # fmt: skip
+    """Loss, gradient and statistics of the `live` rows; returns p and which rows are finite."""
+    columns = tl.arange(0, BLOCK)
+    inside = (columns < C)[None, :]
+    z = tl.load(logits + rows[:, None] * STRIDE + columns[None, :], mask=live[:, None] & inside, other=0.0)
+    z = tl.where(inside, z.to(tl.float32), float("-inf"))
+    y = label_of(label, rows, live, LABEL)
+    at_label = columns[None, :] == y[:, None]
+    top = tl.max(z, 1)
+    x = tl.where(z == float("-inf"), FAR, z - top[:, None])
+    e = tl.where(inside, tl.exp(x), 0.0)
+    s_e = tl.sum(e, 1)
+    s_ex, s_x = tl.sum(e * x, 1), tl.sum(tl.where(inside, x, 0.0), 1)
+    x_y = tl.sum(tl.where(at_label, x, 0.0), 1) if LABEL else s_e * 0.0
+    zero = s_e * 0.0
+    s_r, s_rx, s_re, s_ee, r = zero, zero, zero, zero, e
+    r_use, p_use = zero, zero
+    if TARGET != NO_TARGET:
+        if TARGET == DENSE:
+            r = tl.load(target + rows[:, None] * C + columns[None, :], mask=live[:, None] & inside, other=0.0)
+            r_use = zero + 1.0
+        else:
+            r = tl.where(fresh[:, None], tl.where(at_label, 1.0, 0.0), old) if ONE_HOT else old
+            r_use = tl.where(fresh, 0.0, use) if not ONE_HOT else zero + use
+            p_use = 1.0 - r_use
+        s_r, s_rx = tl.sum(r, 1), tl.sum(tl.where(inside, r * x, 0.0), 1)
+        s_re, s_ee = tl.sum(r * e, 1), tl.sum(e * e, 1)
+    scale, entropy, nll, finite, a, b, c, d, e_, f = finish_rows(
+        rows, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
+        q0, q1, q2, q3, C, COEFFICIENTS, WEIGHT)  # fmt: skip
+    p = e * scale[:, None]
+    dz = a[:, None] + d[:, None] * (x + (entropy - tl.log(s_e))[:, None])
+    if TARGET != NO_TARGET:
+        t = r_use[:, None] * r + p_use[:, None] * p
+        dz = p * (dz + e_[:, None] * t) + (f[:, None] - c[:, None] * t)
+    else:
+        dz = p * dz + f[:, None]
+    if LABEL:
+        dz = tl.where(at_label, dz - b[:, None], dz)
+    tl.store(dlogits + rows[:, None] * C + columns[None, :], dz, mask=live[:, None] & inside)
+    if STATS:
+        others = tl.max(tl.where(at_label, float("-inf"), z), 1)
+        margin = tl.sum(tl.where(at_label, z, 0.0), 1) - others if C > 1 else zero
+        column = tl.min(tl.where(z == top[:, None], columns[None, :], C - 1), 1)
+        store_stats(stats, prediction, rows, live, batch, nll, scale, margin, entropy, column)
+    return p, finite, at_label
+
+
+@triton.jit
+def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, prediction, errors, batch, num_samples,
+                    use, keep, grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr,
+                    BLOCK: tl.constexpr, SCAN: tl.constexpr, COEFFICIENTS: tl.constexpr, TARGET: tl.constexpr,
+                    LABEL: tl.constexpr, INDEX: tl.constexpr, WEIGHT: tl.constexpr, STATS: tl.constexpr, ONE_HOT: tl.constexpr):  # fmt: skip
+    """ROWS rows a program, each in one tile of BLOCK columns."""
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = rows < batch
+    y, sample, valid = check_rows(rows, inside, label, index, errors, num_samples, C, LABEL, INDEX, TARGET)
+    columns = tl.arange(0, BLOCK)
+    block = (columns < C)[None, :]
+    refused = inside & (valid == 0)
+    if tl.max(refused.to(tl.int32), 0) > 0:
+        tl.store(loss + rows, tl.zeros([ROWS], tl.float32), mask=refused)
+        nothing = tl.zeros([ROWS, BLOCK], tl.float32)
+        tl.store(dlogits + rows[:, None] * C + columns[None, :], nothing, mask=refused[:, None] & block)
+        if STATS:
+            for i in tl.static_range(5):
+                tl.store(stats + i * batch + rows, tl.zeros([ROWS], tl.float32), mask=refused)
+            tl.store(prediction + rows, tl.zeros([ROWS], tl.int64), mask=refused)
+    if TARGET == TABLE:
+        current, last = occurrences(sample, rows * 0 - 1, label, index, batch, C, LABEL, SCAN)
+        leads = valid & (last == rows)
+        cells = target + sample[:, None] * C + columns[None, :]
+        old = tl.load(cells, mask=leads[:, None] & block, other=0.0)
+        fresh = tl.max(tl.where(columns[None, :] == 0, old, float("-inf")), 1) < 0
+        keep_row = tl.where(fresh, 0.0, keep) if not ONE_HOT else tl.where(fresh, keep, keep)
+        live = leads & (current <= rows)
+        while tl.max(live.to(tl.int32), 0) > 0:
+            p, finite, at_label = tile_rows(
+                current, live, old, fresh, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use,
+                grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS, ONE_HOT)  # fmt: skip
+            r = tl.where(fresh[:, None], tl.where(at_label, 1.0, 0.0), old) if ONE_HOT else old
+            stores = live & finite & (current == rows)
+            tl.store(cells, keep_row[:, None] * r + (1.0 - keep_row)[:, None] * p, mask=stores[:, None] & block)
+            if tl.max((live & (current < rows)).to(tl.int32), 0) > 0:
+                following, last = occurrences(sample, current, label, index, batch, C, LABEL, SCAN)
+                current = tl.where(current < rows, following, batch)
+            else:
+                current = rows * 0 + batch
+            live = leads & (current <= rows)
+    else:
+        tile_rows(
+            rows, valid, logits, valid, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use,
+            grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS, ONE_HOT)  # fmt: skip
+
+
+def row_loss(call: RowLossInput) -> RowLossOutput:
+    batch, classes = call.logits.shape
+    z = call.logits if call.logits.stride(1) == 1 or classes == 1 else call.logits.contiguous()
+    device = z.device
+    loss, dlogits = torch.empty(batch, device=device), torch.empty(batch, classes, dtype=z.dtype, device=device)
+    stats = torch.empty(5 if call.with_stats else 0, batch, device=device)
+    prediction = torch.empty(batch if call.with_stats else 0, dtype=torch.int64, device=device)
+    memory = call.memory
+    if memory is not None:
+        kind, target, num_samples = TABLE, memory.table, len(memory.table)
+        use, keep, one_hot = memory.use, memory.keep, memory.one_hot
+    else:
+        kind, target, num_samples, use, keep, one_hot = NO_TARGET, call.target, 0, 1.0, 1.0, False
+        if target is not None:
+            kind = DENSE
+    q = (*call.parameters, *[0.0] * (MAX_PARAMETERS - len(call.parameters)))
+    if batch > 0:
+        launch = tile_launch
+        if classes > TILE_COLUMNS:
+            from .triton_wide import wide_launch as launch
+        kernel, grid, shape = launch(batch, classes)
+        kernel[grid](
+            z, call.label, call.index, target, call.weight, loss, dlogits, stats, prediction, call.errors, batch,
+            num_samples, use, keep, call.grad_scale, *q, C=classes, STRIDE=z.stride(0),
+            COEFFICIENTS=compiled_coefficients(call.loss), TARGET=kind, LABEL=call.label is not None,
+            INDEX=call.index is not None, WEIGHT=call.weight is not None, STATS=call.with_stats, ONE_HOT=one_hot,
+            **shape)  # fmt: skip
+    if call.reduction != "none":
+        loss = loss.sum() / max(batch, 1) if call.reduction == "mean" else loss.sum()
+    if not call.with_stats:
+        return RowLossOutput(loss, dlogits, None)
+    nll, p_label, confidence, margin, entropy = stats
+    return RowLossOutput(loss, dlogits, RowStats(nll, p_label, confidence, prediction, margin, entropy))
+
+
+def tile_launch(batch, classes):
+    """Kernel, grid and shape for rows that fit a tile: about 16 elements a thread."""
+    block = triton.next_power_of_2(classes)
+    rows = max(1, min(8, (2048 if block >= 512 else 1024) // block))
+    warps = max(1, min(16, rows * block // 512))
+    shape = {"ROWS": rows, "BLOCK": block, "SCAN": 32 * warps * 8 // rows, "num_warps": warps}
+    return row_loss_kernel, (triton.cdiv(batch, rows),), shape

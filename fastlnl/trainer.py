@@ -1,0 +1,282 @@
+"""The frame of a training run: epochs, schedule, evaluation, checkpoints, log. It knows no method."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+import sys
+import time
+from dataclasses import KW_ONLY, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastlnl import checkpoint
+from fastlnl.data import Dataset, IndexedLoader
+from fastlnl.frame import PRECISIONS, Frame
+from fastlnl.metrics import memorisation
+from fastlnl.networks import build_network
+from fastlnl.noise import NoisyLabels, apply_noise
+from fastlnl.runlog import RunFolder
+
+if TYPE_CHECKING:
+    from fastlnl.methods.base import Method
+
+SCHEDULES = ("cosine", "step", "constant")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. Accuracies and metrics are shares in 0..1 on test data and training data respectively.
+
+    last: test accuracy of the last epoch, the one to report. best: maximum over epochs, chosen on test data.
+    last10: mean of the final ten epochs. seconds: training time without evaluation. metrics: those of the last epoch.
+    history: one record per epoch, as in log.jsonl.
+    """
+
+    last: float
+    best: float
+    last10: float
+    seconds: float
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+@dataclass
+class Trainer:
+    """Train a network with a method on a data set under label noise.
+
+        Trainer(ALR(momentum=0.7), load_dataset("digits"), "mlp", noise="symmetric:0.4", epochs=60).fit()
+
+    Args:
+        method: an instance of a class in `fastlnl.methods`.
+        data: the data set with its true labels.
+        network: name for `build_network`, or a module that gives logits (B, C); it is trained in place.
+        noise: specification for `apply_noise`, drawn with `seed`, or labels that are there already.
+        lr: learning rate of the first epoch. schedule: "cosine" (to zero, set per epoch), "constant", or "step"
+            (divided by ten after each share of the run in `milestones`).
+        optimizer: "sgd" (with `sgd_momentum`) or "adam".
+        augment: None or "crop_flip".
+        amp: None, "bfloat16" or "float16" (with loss scaling).
+        monitor: also predict the training samples once an epoch, to see how many wrong labels are memorised.
+        out_dir: folder for checkpoint and logs; None writes nothing.
+        progress: a progress bar; None shows one on a terminal where tqdm is installed.
+
+    Raises:
+        ValueError: a setting that does not exist.
+    """
+
+    method: Method
+    data: Dataset
+    network: str | nn.Module
+    _: KW_ONLY
+    noise: str | NoisyLabels = "none"
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.02
+    sgd_momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (0.2, 0.4)
+    augment: str | None = None
+    amp: str | None = None
+    channels_last: bool = False
+    compile: bool = False
+    device: str | torch.device = "cpu"
+    seed: int = 0
+    monitor: bool = True
+    out_dir: str | Path | None = None
+    progress: bool | None = None
+
+    def __post_init__(self) -> None:
+        choices = {"optimizer": ("sgd", "adam"), "schedule": SCHEDULES, "amp": tuple(PRECISIONS)}
+        for setting, known in choices.items():
+            if getattr(self, setting) not in known:
+                raise ValueError(f"{setting} is {getattr(self, setting)!r}, expected one of {known}")
+        for setting in ("epochs", "batch_size", "lr"):
+            if not getattr(self, setting) > 0:
+                raise ValueError(f"{setting} is {getattr(self, setting)}, expected more than 0")
+        try:
+            torch.empty(0, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"device is {str(self.device)!r}, which torch cannot use here; try cpu") from error
+
+    def fit(self, resume: bool = False) -> Result:
+        """Train to the last epoch, from the start or, with `resume`, from the checkpoint in `out_dir` if there is one.
+
+        A run that was killed at any moment and resumed ends as if it had never been interrupted: bit for bit on a CPU.
+
+        Raises:
+            FileExistsError: `out_dir` holds a run already and `resume` was not asked for.
+            StateError: the checkpoint there belongs to other data or settings.
+            FloatingPointError: the training loss is no longer finite.
+        """
+        folder = RunFolder(self.out_dir) if self.out_dir is not None else None
+        if folder and folder.checkpoint.exists() and not resume:
+            raise FileExistsError(f"{folder.path} holds a run already; resume it or choose another output folder")
+        run, noisy = self._prepare()
+        settings = self._settings(noisy)
+        history: list[dict[str, Any]] = []
+        if folder:
+            if folder.checkpoint.exists():
+                history = self._restore(run, folder.checkpoint, settings)
+            folder.start({**settings, "noise_counts": noisy.counts.tolist()}, history)
+        bar = self._progress_bar(run, len(history))
+        for t in range(len(history) + 1, self.epochs + 1):
+            record = {"epoch": t, **self._epoch(t, run), "noise_mode": noisy.mode, "noise": noisy.realised_rate}
+            history.append(record)
+            if folder:
+                self._save(run, folder.checkpoint, settings, history)
+                folder.add(record)
+            if bar:
+                bar.set_postfix_str(f"epoch {t}, test accuracy {100 * record['test_accuracy']:.2f} %")
+        if bar:
+            bar.close()
+        result = _summary(history)
+        if folder:
+            hidden = ("metrics", "history")
+            scores = {f.name: getattr(result, f.name) for f in fields(Result) if f.name not in hidden}
+            folder.finish({**settings, **scores, **result.metrics, "torch": torch.__version__})
+        return result
+
+    def learning_rate(self, t: int) -> float:
+        """Learning rate of epoch `t` = 1..epochs: a function of `t` alone, so that there is no schedule to save."""
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * (t - 1) / self.epochs))
+        if self.schedule == "step":
+            return self.lr * 0.1 ** sum(t > share * self.epochs for share in self.milestones)
+        return self.lr
+
+    def _build_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        # fused: one kernel a step, and a GradScaler that never has to ask the device whether the step is skipped
+        shared: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        if self.optimizer == "adam":
+            return torch.optim.Adam(module.parameters(), **shared)
+        return torch.optim.SGD(module.parameters(), momentum=self.sgd_momentum, **shared)
+
+    def _prepare(self) -> tuple[Frame, NoisyLabels]:
+        random.seed(self.seed)
+        np.random.seed(self.seed % 2**32)
+        torch.manual_seed(self.seed)
+        noisy = self.noise
+        if isinstance(noisy, str):
+            noisy = apply_noise(noisy, self.data, self.seed)
+        module = self.network
+        if isinstance(module, str):
+            module = build_network(module, tuple(self.data.train_images.shape[1:]), self.data.num_classes)
+        module = module.to(self.device)
+        if self.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        run = Frame(
+            module,
+            self._build_optimizer(module),
+            self.data,
+            noisy.label,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            augment=self.augment,
+            seed=self.seed,
+            device=torch.device(self.device),
+            amp=self.amp,
+            channels_last=self.channels_last,
+            compile=self.compile,
+        )
+        self.method.setup(run)
+        return run, noisy
+
+    def _epoch(self, t: int, run: Frame) -> dict[str, Any]:
+        started = time.perf_counter()
+        run.start_epoch(t, self.learning_rate(t))
+        self.method.epoch(t)
+        loss = run.mean_loss().item()  # waits for the device: the clock below is honest
+        seconds = time.perf_counter() - started
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the training loss is {loss} in epoch {t}; lower lr ({self.lr})")
+        with run.at_rest():
+            hit = self._predict(run.test_in_order) == run.test_label
+            measured = {"test_accuracy": hit.double().mean(), **self.method.metrics()}
+            if self.monitor:
+                measured |= memorisation(self._predict(run.train_in_order), run.label, run.true_label)
+        values = torch.stack([value.double() for value in measured.values()]).tolist()
+        return {
+            "train_loss": loss,
+            "lr": self.learning_rate(t),
+            "seconds": round(seconds, 4),
+            **dict(zip(measured, values, strict=True)),
+        }
+
+    def _predict(self, loader: IndexedLoader) -> Tensor:
+        return torch.cat([self.method.predict(batch.views[0]).argmax(dim=1) for batch in loader])
+
+    def _settings(self, noisy: NoisyLabels) -> dict[str, Any]:
+        """What a resumed run must have in common with the run that wrote the checkpoint."""
+        elsewhere = ("method", "data", "network", "noise", "device", "compile", "monitor", "out_dir", "progress")
+        named = self.network if isinstance(self.network, str) else type(self.network).__name__
+        return {
+            "method": self.method.name,
+            **{f"option_{name}": value for name, value in self.method.options.items()},
+            "dataset": self.data.note or self.data.name,
+            "num_samples": len(noisy.label),
+            "num_classes": self.data.num_classes,
+            "label_sha256": hashlib.sha256(noisy.label.cpu().numpy().tobytes()).hexdigest(),
+            "noise_mode": noisy.mode,
+            "noise_count": noisy.count,
+            "nominal_noise": noisy.nominal_rate,
+            "realised_noise": noisy.realised_rate,
+            "network": named,
+            **{f.name: getattr(self, f.name) for f in fields(self) if f.name not in elsewhere},
+        }
+
+    def _save(self, run: Frame, path: Path, settings: dict[str, Any], history: list[dict[str, Any]]) -> None:
+        state = {
+            "settings": settings,
+            "history": history,
+            "network": run.module.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "scaler": run.scaler.state_dict(),
+            "method": self.method.state_dict(),
+            "rng": checkpoint.rng_state(),
+        }
+        checkpoint.save(state, path)
+
+    def _restore(self, run: Frame, path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+        state = checkpoint.load(path)
+        checkpoint.check_same_run(path, state["settings"], settings)
+        run.module.load_state_dict(state["network"])
+        run.optimizer.load_state_dict(state["optimizer"])
+        run.scaler.load_state_dict(state["scaler"])
+        self.method.load_state_dict(state["method"])
+        checkpoint.set_rng_state(state["rng"])
+        return state["history"]
+
+    def _progress_bar(self, run: Frame, finished: int) -> Any:
+        if not (sys.stderr.isatty() if self.progress is None else self.progress):
+            return None
+        try:
+            from tqdm import tqdm
+        except ImportError:
+            if self.progress:
+                raise
+            return None  # it was not asked for by name
+        steps = len(run.train)
+        bar = tqdm(total=self.epochs * steps, initial=finished * steps, unit="step", dynamic_ncols=True)
+        run.on_batch = bar.update
+        return bar
+
+
+def _summary(history: list[dict[str, Any]]) -> Result:
+    accuracy = [record["test_accuracy"] for record in history]
+    fixed = ("epoch", "test_accuracy", "lr", "seconds", "noise", "noise_mode")
+    return Result(
+        last=accuracy[-1],
+        best=max(accuracy),
+        last10=sum(accuracy[-10:]) / len(accuracy[-10:]),
+        seconds=sum(record["seconds"] for record in history),
+        metrics={name: value for name, value in history[-1].items() if name not in fixed},
+        history=history,
+    )

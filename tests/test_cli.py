@@ -1,0 +1,90 @@
+"""The `fastlnl` command: a run, a baseline, a continued run, and one sentence for bad input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import fastlnl
+from fastlnl.cli import main
+
+pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+TRAIN = ["train", "--dataset", "digits", "--noise", "symmetric:0.4", "--seed", "0", "--epochs", "2", "--quiet"]
+
+
+@pytest.fixture(autouse=True)
+def _work_in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_train_alr_and_baseline_write_their_folders(tmp_path, capsys):
+    for method in ("alr", "ce"):
+        assert main([*TRAIN, "--method", method]) == 0
+        folder = tmp_path / "runs" / f"{method}-digits-symmetric-0.4-seed0"
+        assert {p.name for p in folder.iterdir()} == {"run.json", "log.jsonl", "metrics.csv", "checkpoint.pt"}
+        settings = json.loads((folder / "run.json").read_text())
+        assert settings["method"] == method
+        assert settings.get("option_momentum") == {"alr": 0.7, "ce": None}[method]
+    out = capsys.readouterr().out
+    assert "alr on " in out
+    assert "test accuracy" in out
+
+
+def test_options_reach_the_method():
+    assert main([*TRAIN, "--option", "momentum=0.8", "--option", "init=zeros", "--out", "a"]) == 0
+    with open("a/run.json") as file:
+        settings = json.load(file)
+    assert (settings["option_momentum"], settings["option_init"]) == (0.8, "zeros")
+    assert main([*TRAIN, "--option", "preset=selc", "--out", "b"]) == 0
+    with open("b/run.json") as file:
+        settings = json.load(file)
+    assert (settings["option_momentum"], settings["option_entropy_weight"]) == (0.9, 0.0)
+
+
+def test_second_run_needs_resume_or_overwrite(capsys):
+    assert main([*TRAIN, "--out", "a"]) == 0
+    assert main([*TRAIN, "--out", "a"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert main([*TRAIN, "--out", "a", "--resume"]) == 0
+    assert main([*TRAIN, "--out", "a", "--overwrite"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--noise", "symmetric:1.4"], "1.4"),
+        (["--noise", "gaussian:0.4"], "gaussian"),
+        (["--option", "lambda=0.3"], "alr has no option 'lambda'"),
+        (["--option", "momentum"], "expected NAME=VALUE"),
+        (["--option", "momentum=7"], "momentum is 7"),
+        (["--network", "vgg"], "vgg"),
+        (["--optimizer", "lion"], "optimizer is 'lion'"),
+        (["--lr", "-1"], "lr is -1.0"),
+        (["--device", "abacus"], "abacus"),
+        (["--dataset", "mnist", "--data", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, capsys):
+    assert main([*TRAIN, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fastlnl: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_doctor_names_every_backend(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in fastlnl.backends())
+
+
+def test_module_and_version():
+    command = [sys.executable, "-m", "fastlnl"]
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"fastlnl {fastlnl.__version__}\n"
+    done = subprocess.run(
+        [sys.executable, "-m", "fastlnl", "train", "--method", "magic"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
