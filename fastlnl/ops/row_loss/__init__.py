@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ... import backend
 from ...errors import ShapeError
+from ..doors import check_device, check_logits, describe, floats, integers
 from .contract import RowLossInput, RowLossOutput, RowStats, TableTarget
 from .definition import COEFFICIENTS, LOSSES, STATISTICS, LossDefinition, define_loss
 
@@ -78,38 +79,23 @@ def row_loss(
 
     Deterministic. Updates: memory.table, errors.
     """
-    if logits.dim() != 2 or not logits.is_floating_point():
-        raise ShapeError(f"logits is {_describe(logits)}; expected (B, C) of a floating type")
-    batch, classes = logits.shape
-    if classes == 0 or reduction not in REDUCTIONS:
-        raise ShapeError(
-            f"logits is {_describe(logits)} and reduction {reduction!r}; expected at least one class and one of {REDUCTIONS}"
-        )
-    if label is None:
-        if loss.needs_label or with_stats or (memory is not None and memory.one_hot):
-            raise ShapeError(f"label is None, but loss '{loss.name}' (or its statistics or memory) needs labels (B,)")
-    elif label.dtype != torch.int64 or label.shape != (batch,) or not label.is_contiguous():
-        label = _integers("label", label, batch)
-    if weight is not None and (weight.shape != (batch,) or weight.dtype != torch.float32):
-        weight = _floats("weight", weight, (batch,))
+    batch, classes = check_logits(logits)
+    if reduction not in REDUCTIONS:
+        raise ShapeError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    if label is not None:
+        label = integers("label", label, batch, logits)
+    elif loss.needs_label or with_stats or (memory is not None and memory.one_hot):
+        raise ShapeError(f"label is None, but loss '{loss.name}' (or its statistics or memory) needs labels (B,)")
+    if index is not None:
+        index = integers("index", index, batch, logits)
+    if weight is not None:
+        weight = floats("weight", weight, (batch,), logits)
     if memory is not None:
-        if target is not None:
-            raise ShapeError("target and memory were both given; expected at most one source of soft labels")
-        if index is None:
-            raise ShapeError("index is None; the label memory needs the sample ids (B,) of the batch")
-        if memory.table.shape[1] != classes:
-            raise ShapeError(
-                f"logits is {_describe(logits)} but the label memory has {memory.table.shape[1]} classes; "
-                "build it with num_classes equal to the network's outputs"
-            )
+        _check_memory(logits, index, target, memory)
     elif target is not None:
-        if target.shape != logits.shape:
-            raise ShapeError(f"target has {tuple(target.shape)} but logits has {tuple(logits.shape)}")
-        target = _floats("target", target, (batch, classes))
+        target = floats("target", target, (batch, classes), logits)
     elif loss.needs_target:
         raise ShapeError(f"loss '{loss.name}' needs soft targets; pass target (B, C) or memory")
-    if index is not None and (index.dtype != torch.int64 or index.shape != (batch,) or not index.is_contiguous()):
-        index = _integers("index", index, batch)
     call = RowLossInput(
         logits,
         label,
@@ -118,7 +104,7 @@ def row_loss(
         target,
         memory,
         index,
-        None if weight is None else weight.contiguous(),
+        weight,
         grad_scale,
         reduction,
         with_stats,
@@ -127,17 +113,14 @@ def row_loss(
     return backend.implementation("row_loss", logits)(call)
 
 
-def _describe(x: Tensor) -> str:
-    return f"{tuple(x.shape)} {str(x.dtype).removeprefix('torch.')}"
-
-
-def _integers(name: str, x: Tensor, batch: int) -> Tensor:
-    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool or x.shape != (batch,):
-        raise ShapeError(f"{name} is {_describe(x)}; expected ({batch},) of an integer type, one for each row of logits")
-    return x.long().contiguous()
-
-
-def _floats(name: str, x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    if x.shape != shape or not x.is_floating_point():
-        raise ShapeError(f"{name} is {_describe(x)}; expected {shape} of a floating type")
-    return x.float().contiguous()
+def _check_memory(logits: Tensor, index: Tensor | None, target: Tensor | None, memory: TableTarget) -> None:
+    if target is not None:
+        raise ShapeError("target and memory were both given; expected at most one source of soft labels")
+    if index is None:
+        raise ShapeError("index is None; the label memory needs the sample ids (B,) of the batch")
+    if memory.table.shape[1] != logits.shape[1]:
+        raise ShapeError(
+            f"logits is {describe(logits)} but the label memory has {memory.table.shape[1]} classes; "
+            "build it with num_classes equal to the network's outputs"
+        )
+    check_device("the label memory", memory.table, logits)

@@ -9,7 +9,7 @@ import torch
 from numba import carray, cfunc, njit
 from torch import Tensor
 
-from ...cpu.native import as_float32, as_float64, as_int8, as_int32, as_int64, call, take
+from ...cpu.native import as_float32, as_int8, as_int64, call, take
 from ...cpu.rows import (
     fill,
     first_column,
@@ -37,7 +37,11 @@ def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defe
     Of several occurrences of an id the last one stores its row. With `defer` it does so after all others have read.
     """
     role = carray(as_int8(role_), batch)
-    label, index, errors = carray(as_int64(label_), batch), carray(as_int64(index_), batch), carray(as_int64(errors_), 4)
+    label, index, errors = (
+        carray(as_int64(label_), batch),
+        carray(as_int64(index_), batch),
+        carray(as_int64(errors_), 4),
+    )
     for b in range(batch):
         role[b] = STORE
         if label_ != 0 and not 0 <= label[b] < classes:
@@ -82,7 +86,7 @@ def process_rows(
     cursor, chunk, batch, classes, logits, logits_stride, label_, index_, role_, kind, target_, target_stride, use, keep,
     weight_, coefficients, parameters, with_entropy, grad_scale, loss_, dlogits, stats_, prediction_, deferred,
 ):  # fmt: skip
-    """Rows of the batch, `chunk` at a time, until the shared cursor is past the end."""
+    """Rows of the batch, `chunk` at a time, until the shared cursor is past the end; statistics only without dlogits."""
     label, index, role = carray(as_int64(label_), batch), carray(as_int64(index_), batch), carray(as_int8(role_), batch)
     weight, loss = carray(as_float32(weight_), batch), carray(as_float32(loss_), batch)
     stats, prediction = carray(as_float32(stats_), (5, batch)), carray(as_int64(prediction_), batch)
@@ -100,11 +104,12 @@ def process_rows(
                 continue
             z, dz, y = logits + 4 * b * logits_stride, dlogits + 4 * b * classes, label[b] if label_ != 0 else -1
             if role[b] == INVALID:
-                loss[b] = 0.0
-                fill(dz, classes, 0.0)
                 if stats_ != 0:
                     stats[:, b] = 0.0
                     prediction[b] = 0
+                if dlogits != 0:
+                    loss[b] = 0.0
+                    fill(dz, classes, 0.0)
                 continue
             z_row = carray(as_float32(z), classes)
             if stats_ != 0 and y >= 0:
@@ -120,6 +125,12 @@ def process_rows(
             x_y = max(np.float64(z_row[y]) - top, -1e30) if y >= 0 else 0.0
             nll = log_sum - x_y
             finite = math.isfinite(s_e + s_x)
+            if stats_ != 0:
+                stats[0, b], stats[1, b], stats[2, b], stats[4, b] = nll, math.exp(-nll), scale, entropy
+                stats[3, b] = np.float64(z_row[y]) - others if classes > 1 else 0.0
+                prediction[b] = first_column(z, classes, top)
+            if dlogits == 0:
+                continue
             row_stats[0], row_stats[1], row_stats[2] = nll, math.exp(-nll), entropy
             row_stats[6] = s_x - classes * log_sum
             b_use, b_keep, target = use, keep, target_
@@ -147,10 +158,6 @@ def process_rows(
                 write_gradient(classes, e, dz, scale, out[1] * w, out[6] * w)
             if y >= 0:
                 carray(as_float32(dz), classes)[y] -= out[2] * w
-            if stats_ != 0:
-                stats[0, b], stats[1, b], stats[2, b], stats[4, b] = nll, math.exp(-nll), scale, entropy
-                stats[3, b] = np.float64(z_row[y]) - others if y >= 0 and classes > 1 else 0.0
-                prediction[b] = first_column(z, classes, top)
 
 
 @njit("void(int64,int64,float64,int64)", cache=True, nogil=True)
@@ -201,51 +208,64 @@ def parameter_block(parameters: tuple[float, ...]) -> tuple[np.ndarray, int]:
 
 
 def row_loss(call_: RowLossInput) -> RowLossOutput:
-    logits, label, index, memory = call_.logits, call_.label, call_.index, call_.memory
-    batch, classes = logits.shape
-    z = logits if logits.dtype == torch.float32 and logits.stride(1) == 1 else logits.float().contiguous()
+    memory, (batch, classes) = call_.memory, call_.logits.shape
     dlogits, loss = torch.empty(batch, classes), torch.empty(batch)
-    stats = torch.empty(5, batch) if call_.with_stats else None
-    prediction = torch.empty(batch, dtype=torch.int64) if call_.with_stats else None
-    role = np.empty(batch, np.int8)
-    parameters, parameter_address = parameter_block(call_.parameters)
-    serial = batch * classes < SERIAL_BELOW
-    label_, index_ = _address(label), _address(index)
+    stats = torch.empty(5 if call_.with_stats else 0, batch)
+    prediction = torch.empty(batch if call_.with_stats else 0, dtype=torch.int64)
     if memory is not None:
-        kind, target, stride, table, rows = TABLE, memory.table, classes, memory.table.data_ptr(), len(memory.table)
+        kind, target, num_samples = TABLE, memory.table, len(memory.table)
         use, keep, one_hot = memory.use, memory.keep, memory.one_hot
     else:
-        target, table, rows, use, keep, one_hot = call_.target, 0, 0, 1.0, 1.0, False
-        kind, stride = (NO_TARGET, 0) if target is None else (DENSE, classes)
+        kind, target, num_samples = NO_TARGET if call_.target is None else DENSE, call_.target, 0
+        use, keep, one_hot = 1.0, 1.0, False
+    parameters, parameter_address = parameter_block(call_.parameters)
+    z = call_.logits.float() if call_.logits.stride(1) == 1 else call_.logits.float().contiguous()
+    pass_over(
+        z, call_.label, call_.index, kind, target, num_samples, use, keep, one_hot, call_.weight,
+        coefficient_pointer(call_.loss), parameter_address, call_.loss.uses("d"), call_.grad_scale, loss, dlogits, stats,
+        prediction, call_.errors,
+    )  # fmt: skip
+    if call_.reduction != "none":
+        losses, loss = loss, torch.empty(())
+        divisor = max(batch, 1) if call_.reduction == "mean" else 1
+        reduce_rows(losses.data_ptr(), batch, divisor, loss.data_ptr())
+    return RowLossOutput(loss, dlogits.to(call_.logits.dtype), row_stats_of(stats, prediction))
+
+
+def pass_over(
+    z: Tensor, label: Tensor | None, index: Tensor | None, kind: int, target: Tensor | None, num_samples: int,
+    use: float, keep: float, one_hot: bool, weight: Tensor | None, coefficients: int, parameters: int,
+    with_entropy: bool, grad_scale: float, loss: Tensor | None, dlogits: Tensor | None, stats: Tensor,
+    prediction: Tensor, errors: Tensor,
+) -> None:  # fmt: skip
+    """The pass over float32 rows of unit column stride, in one thread or by the team."""
+    batch, classes = z.shape
+    serial = batch * classes < SERIAL_BELOW
+    role = np.empty(batch, np.int8)
+    role_, label_, index_, target_ = role.ctypes.data, _address(label), _address(index), _address(target)
     slots = 1 << (2 * batch).bit_length()
-    role_ = role.ctypes.data
-    prepare(
-        batch, classes, label_, index_, table, rows, call_.errors.data_ptr(), one_hot, not serial, role_, slots
-    )
+    table_ = target_ if kind == TABLE else 0
+    prepare(batch, classes, label_, index_, table_, num_samples, errors.data_ptr(), one_hot, not serial, role_, slots)
     args = (
         max(1, CHUNK_ELEMENTS // classes), batch, classes, z.data_ptr(), z.stride(0), label_, index_, role_, kind,
-        _address(target), stride, use, keep, _address(call_.weight), coefficient_pointer(call_.loss), parameter_address,
-        call_.loss.uses("d"), call_.grad_scale, loss.data_ptr(), dlogits.data_ptr(), _address(stats), _address(prediction),
+        target_, classes, use, keep, _address(weight), coefficients, parameters, with_entropy, grad_scale,
+        _address(loss), _address(dlogits), _address(stats), _address(prediction),
     )  # fmt: skip
     if serial:
         team.alone(process_rows, *args, False)
     else:
         team.team.run(process_rows, *args, False)
-        if memory is not None:
+        if kind == TABLE:
             team.alone(process_rows, *args, True)
-    if call_.reduction != "none":
-        losses, loss = loss, torch.empty(())
-        divisor = max(batch, 1) if call_.reduction == "mean" else 1.0
-        reduce_rows(losses.data_ptr(), batch, divisor, loss.data_ptr())
-    return RowLossOutput(loss, dlogits.to(logits.dtype), _as_row_stats(stats, prediction))
 
 
 def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def _as_row_stats(stats: Tensor | None, prediction: Tensor | None) -> RowStats | None:
-    if stats is None or prediction is None:
+def row_stats_of(stats: Tensor, prediction: Tensor) -> RowStats | None:
+    """The five rows of `stats` by their names; None if it has none."""
+    if len(stats) == 0:
         return None
     nll, p_label, confidence, margin, entropy = stats
     return RowStats(nll, p_label, confidence, prediction, margin, entropy)

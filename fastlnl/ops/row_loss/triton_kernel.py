@@ -263,10 +263,15 @@ def row_loss(call: RowLossInput) -> RowLossOutput:
     return RowLossOutput(loss, dlogits, RowStats(nll, p_label, confidence, prediction, margin, entropy))
 
 
-def tile_launch(batch, classes):
-    """Kernel, grid and shape for rows that fit a tile: about 16 elements a thread."""
+def tile_shape(classes):
+    """Rows a program, columns of the tile and warps: about 16 elements a thread."""
     block = triton.next_power_of_2(classes)
     rows = max(1, min(8, (2048 if block >= 512 else 1024) // block))
-    warps = max(1, min(16, rows * block // 512))
-    shape = {"ROWS": rows, "BLOCK": block, "SCAN": 32 * warps * 8 // rows, "num_warps": warps}
-    return row_loss_kernel, (triton.cdiv(batch, rows),), shape
+    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(16, rows * block // 512))}
+
+
+def tile_launch(batch, classes):
+    """Kernel, grid and shape for rows that fit a tile."""
+    shape = tile_shape(classes)
+    shape["SCAN"] = 256 * shape["num_warps"] // shape["ROWS"]
+    return row_loss_kernel, (triton.cdiv(batch, shape["ROWS"]),), shape

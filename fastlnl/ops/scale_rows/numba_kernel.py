@@ -1,6 +1,12 @@
-"""scale_rows_ on the CPU. The factor is read here, where it lives; torch multiplies what has to be multiplied."""
+"""scale_rows_ on the CPU: the factor is in the host's memory, so one look decides; torch does the multiplying."""
 
-import torch
 from torch import Tensor
 
 from .reference import scale_rows as multiply
+
+
+def scale_rows(dlogits: Tensor, factor: Tensor, constant: float) -> None:
+    if factor.dim() > 0:
+        multiply(dlogits, factor, constant)
+    elif (scale := float(factor) * constant) != 1.0:
+        dlogits.mul_(scale)

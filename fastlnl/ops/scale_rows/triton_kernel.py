@@ -19,7 +19,7 @@ def scale_rows_kernel(dlogits, factor, constant, C: tl.constexpr, PER_ROW: tl.co
 
 
 def scale_rows(dlogits: Tensor, factor: Tensor, constant: float) -> None:
-    rows, columns = dlogits.shape
-    if factor.dim() == 0:  # one factor for all: cut the memory into pieces of equal size instead of rows
-        columns = 4096
-        rows = triton.cdiv(dlogits.numel(), columns)
+    batch, classes = dlogits.shape
+    if batch > 0:
+        block = min(4096, triton.next_power_of_2(classes))
+        scale_rows_kernel[(batch,)](dlogits, factor, constant, C=classes, PER_ROW=int(factor.dim() > 0), BLOCK=block)
