@@ -6,10 +6,10 @@ import argparse
 import ast
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fastlnl
 from fastlnl.errors import BackendError, StateError
 
 
@@ -88,7 +88,9 @@ def train(arguments: argparse.Namespace) -> int:
 
 def doctor(arguments: argparse.Namespace) -> int:
     """`fastlnl doctor`"""
-    for name, status in fastlnl.backends().items():
+    from fastlnl.backend import backends
+
+    for name, status in backends().items():
         print(f"{name:10} {status}")
     return 0
 
@@ -98,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     from fastlnl.methods import METHODS
 
     parser = argparse.ArgumentParser(prog="fastlnl", description="Learning with noisy labels.")
-    parser.add_argument("--version", action="version", version=f"fastlnl {fastlnl.__version__}")
+    parser.add_argument("--version", action="version", version=f"fastlnl {version('fastlnl')}")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     sub = commands.add_parser("train", help="train a network under label noise")

@@ -3,10 +3,11 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
-import fastlnl
+from fastlnl.backend import backends
 from fastlnl.cli import main
 
 pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
@@ -76,13 +77,13 @@ def test_bad_input_is_one_sentence_and_exit_code_2(arguments, message, capsys):
 def test_doctor_names_every_backend(capsys):
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in fastlnl.backends())
+    assert all(name in out for name in backends())
 
 
 def test_module_and_version():
     command = [sys.executable, "-m", "fastlnl"]
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"fastlnl {fastlnl.__version__}\n"
+    assert done.stdout == f"fastlnl {version('fastlnl')}\n"
     done = subprocess.run(
         [sys.executable, "-m", "fastlnl", "train", "--method", "magic"], capture_output=True, text=True
     )

@@ -46,3 +46,9 @@ def call(typing_context: Any, function: Any, first: Any, second: Any, third: Any
         return context.get_dummy_value()
 
     return types.void(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def keep(typing_context: Any, array: Any) -> Any:
+    """Does nothing, as late as it is written: numba frees an array after its last use, addresses are no use."""
+    return types.void(array), lambda context, builder, sig, args: context.get_dummy_value()

@@ -4,7 +4,6 @@ A row is read from memory once; the later sweeps find it in the first-level cach
 float32 lanes for `CHUNK` columns and in float64 from there on. Rows are int64 addresses of float32.
 """
 
-# mypy: disable-error-code="no-untyped-def"
 import numpy as np
 from numba import njit
 
@@ -83,24 +82,30 @@ def softmax_sums(z, columns, top, scratch):
 
 
 @njit
-def target_sums(z, columns, top, scratch, target):
-    """Sums of a target row r against the row in scratch: sum r, sum r x, sum r e, sum e e."""
-    s_r, s_rx, s_re, s_ee = 0.0, 0.0, 0.0, 0.0
+def softmax_target_sums(z, columns, top, scratch, target):
+    """`softmax_sums`, and with a target row r: sum r, sum r x, sum r e, sum e e."""
+    s_e, s_ex, s_x, s_r, s_rx, s_re, s_ee = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     for start in range(0, columns, CHUNK):
         stop = min(columns, start + CHUNK)
         whole = stop - (stop - start) % WIDTH
-        v_r = splat(_ZERO)
-        v_rx, v_re, v_ee = v_r, v_r, v_r
+        v_e = splat(_ZERO)
+        v_ex, v_x, v_r, v_rx, v_re, v_ee = v_e, v_e, v_e, v_e, v_e, v_e
         for j in range(start, whole, WIDTH):
-            x, e, r = floored(load(z, j) - top, _FAR), load(scratch, j), load(target, j)
+            x, r = floored(load(z, j) - top, _FAR), load(target, j)
+            e = exp(x)
+            store(scratch, j, e)
+            v_e, v_ex, v_x = v_e + e, fma(e, x, v_ex), v_x + x
             v_r, v_rx, v_re, v_ee = v_r + r, fma(r, x, v_rx), fma(r, e, v_re), fma(e, e, v_ee)
         if whole < stop:
             count = stop - whole
-            x, e = floored(load_first(z, whole, count, top) - top, _FAR), load(scratch, whole)
-            r = load_first(target, whole, count, _ZERO)
+            x, r = floored(load_first(z, whole, count, top) - top, _FAR), load_first(target, whole, count, _ZERO)
+            e = only_first(exp(x), count)
+            store(scratch, whole, e)
+            v_e, v_ex, v_x = v_e + e, fma(e, x, v_ex), v_x + x
             v_r, v_rx, v_re, v_ee = v_r + r, fma(r, x, v_rx), fma(r, e, v_re), fma(e, e, v_ee)
+        s_e, s_ex, s_x = s_e + total(v_e), s_ex + total(v_ex), s_x + total(v_x)
         s_r, s_rx, s_re, s_ee = s_r + total(v_r), s_rx + total(v_rx), s_re + total(v_re), s_ee + total(v_ee)
-    return s_r, s_rx, s_re, s_ee
+    return s_e, s_ex, s_x, s_r, s_rx, s_re, s_ee
 
 
 @njit

@@ -5,6 +5,7 @@ Zhang et al., arXiv 2502.00386 (2025). The card in README.md says which parts ar
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,7 @@ class ALR(Method):
         preset: "alr", "selc" (no entropy term) or "temporal" (soft labels updated by one inference pass an epoch).
         momentum: weight of the old soft label.
         entropy_weight: weight of the entropy of the prediction.
-        warmup_epochs: epochs of plain cross-entropy first; None is 0.15 of all epochs.
+        warmup_epochs: epochs of plain cross-entropy first; None is 0.15 of all epochs, at least one.
         target_source: "train" (predictions of the training step) or "eval" (one inference pass over all samples an
             epoch; the target is fixed inside the epoch).
         update_order: "update_then_use" or "use_then_update"; with "eval" the pass comes before or after the epoch.
@@ -51,8 +52,10 @@ class ALR(Method):
     def setup(self, run: Run) -> None:
         self.run = run
         if self.options["warmup_epochs"] is None:
-            self.options["warmup_epochs"] = round(0.15 * run.epochs)
+            self.options["warmup_epochs"] = max(1, round(0.15 * run.epochs))
         self.warmup_epochs: int = self.options["warmup_epochs"]
+        if self.warmup_epochs == 0:
+            warnings.warn("warmup_epochs is 0: ALR hardens the predictions of an untrained network", stacklevel=2)
         self.criterion = losses.ALR(run.num_samples, run.num_classes, run.label, **self.options).to(run.device)
         # With "eval" the label memory moves in a pass of its own, on the side of the epoch that update_order names.
         by_pass, order = self.options["target_source"] == "eval", self.options["update_order"]

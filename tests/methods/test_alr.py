@@ -227,9 +227,16 @@ def test_options_presets_and_warmup():
     assert not torch.equal(method.criterion.memory.table, F.one_hot(label, C).float())
 
 
-def test_corrected_label_is_the_given_one_before_the_first_touch():
+def test_no_warmup_is_allowed_with_a_warning():
+    method = ALR(warmup_epochs=0)
+    with pytest.warns(UserWarning, match="warmup_epochs is 0"):
+        method.setup(ToyRun(nn.Linear(6, C), torch.randn(N, 6), torch.arange(N) % C, ()))
+
+
+@pytest.mark.parametrize("init", ["zeros", "first_prediction"])
+def test_corrected_label_is_the_given_one_before_the_first_touch(init):
     label = torch.arange(N) % C
-    method = ALR(init="zeros")
+    method = ALR(init=init)
     method.setup(ToyRun(nn.Linear(6, C), torch.randn(N, 6), label, ()))
     assert torch.equal(method.corrected_label(), label)
     method.criterion.memory.table[0] = torch.tensor([0.1, 0.2, 0.5, 0.2])

@@ -1,5 +1,6 @@
 """What goes into the row pass and what comes out: one signature for every backend."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -21,7 +22,8 @@ class TableTarget(NamedTuple):
     one_hot: bool
 
 
-class RowLossInput(NamedTuple):
+@dataclass(slots=True)
+class RowLossInput:
     """Checked arguments of one call; see `row_loss`."""
 
     logits: Tensor  # (B, C)

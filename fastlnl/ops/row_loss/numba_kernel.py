@@ -1,6 +1,5 @@
 """row_loss on the CPU: one compiled kernel serves every loss, whose coefficient function is called once per row."""
 
-# mypy: disable-error-code="no-untyped-def"
 import math
 from functools import cache, lru_cache
 
@@ -9,13 +8,13 @@ import torch
 from numba import carray, cfunc, njit
 from torch import Tensor
 
-from ...cpu.native import as_float32, as_int8, as_int64, call, take
+from ...cpu.native import as_float32, as_int8, as_int64, call, keep as keep_alive, take
 from ...cpu.rows import (
     fill,
     first_column,
     largest_between,
     softmax_sums,
-    target_sums,
+    softmax_target_sums,
     write_gradient,
     write_gradient_with_entropy,
     write_gradient_with_target,
@@ -27,6 +26,7 @@ from .definition import MAX_PARAMETERS, LossDefinition
 NO_TARGET, DENSE, TABLE = 0, 1, 2
 STORE, READ_ONLY, DEFERRED, INVALID = 0, 1, 2, 3  # roles of a batch position
 SERIAL_BELOW = 1 << 16  # elements; waking a helper takes about 15 us
+ENTROPY_TERM, P_LABEL = 1, 2  # bits of what a loss needs
 CHUNK_ELEMENTS = 1 << 14
 
 
@@ -76,15 +76,15 @@ def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defe
 
 
 @njit(
-    "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,float64,float64,"
-    "int64,int64,int64,boolean,float64,int64,int64,int64,int64,boolean)",
+    "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,float64,float64,int64,int64,int64,int64,"
+    "float64,int64,int64,int64,int64,boolean)",
     cache=True,
     nogil=True,
     error_model="numpy",
 )
 def process_rows(
-    cursor, chunk, batch, classes, logits, logits_stride, label_, index_, role_, kind, target_, target_stride, use, keep,
-    weight_, coefficients, parameters, with_entropy, grad_scale, loss_, dlogits, stats_, prediction_, deferred,
+    cursor, chunk, batch, classes, logits, logits_stride, label_, index_, role_, kind, target_, use, keep,
+    weight_, coefficients, parameters, needs, grad_scale, loss_, dlogits, stats_, prediction_, deferred,
 ):  # fmt: skip
     """Rows of the batch, `chunk` at a time, until the shared cursor is past the end; statistics only without dlogits."""
     label, index, role = carray(as_int64(label_), batch), carray(as_int64(index_), batch), carray(as_int8(role_), batch)
@@ -98,7 +98,7 @@ def process_rows(
     while True:
         begin = take(cursor, chunk)
         if begin >= batch:
-            return
+            break
         for b in range(begin, min(begin + chunk, batch)):
             if (role[b] == DEFERRED) != deferred:
                 continue
@@ -117,7 +117,15 @@ def process_rows(
                 top = max(others, z_row[y])
             else:
                 others = top = largest_between(z, 0, classes)
-            s_e, s_ex, s_x = softmax_sums(z, classes, top, e)
+            b_use, b_keep, target = use, keep, target_
+            s_r, s_rx, s_re, s_ee = 0.0, 0.0, 0.0, 0.0
+            if kind == NO_TARGET:
+                s_e, s_ex, s_x = softmax_sums(z, classes, top, e)
+            else:
+                target = target_ + 4 * classes * (index[b] if kind == TABLE else b)
+                if kind == TABLE and carray(as_float32(target), 1)[0] < 0:
+                    b_use, b_keep = 0.0, 0.0  # never written: the prediction takes its place
+                s_e, s_ex, s_x, s_r, s_rx, s_re, s_ee = softmax_target_sums(z, classes, top, e, target)
             scale = 1.0 / s_e
             log_sum = math.log(s_e)
             entropy = log_sum - s_ex * scale
@@ -131,17 +139,12 @@ def process_rows(
                 prediction[b] = first_column(z, classes, top)
             if dlogits == 0:
                 continue
-            row_stats[0], row_stats[1], row_stats[2] = nll, math.exp(-nll), entropy
-            row_stats[6] = s_x - classes * log_sum
-            b_use, b_keep, target = use, keep, target_
-            if kind != NO_TARGET:
-                target = target_ + 4 * target_stride * (index[b] if kind == TABLE else b)
-                if kind == TABLE and carray(as_float32(target), 1)[0] < 0:
-                    b_use, b_keep = 0.0, 0.0  # never written: the prediction takes its place
-                s_r, s_rx, s_re, s_ee = target_sums(z, classes, top, e, target)
-                row_stats[3] = b_use * s_r + (1 - b_use)
-                row_stats[4] = (b_use * s_re + (1 - b_use) * s_ee * scale) * scale
-                row_stats[5] = b_use * (s_rx - log_sum * s_r) - (1 - b_use) * entropy
+            row_stats[0], row_stats[2], row_stats[6] = nll, entropy, s_x - classes * log_sum
+            if needs & P_LABEL:
+                row_stats[1] = math.exp(-nll)
+            row_stats[3] = b_use * s_r + (1 - b_use)
+            row_stats[4] = (b_use * s_re + (1 - b_use) * s_ee * scale) * scale
+            row_stats[5] = b_use * (s_rx - log_sum * s_r) - (1 - b_use) * entropy
             call(coefficients, row_stats.ctypes.data, parameters, out.ctypes.data)
             w = np.float64(weight[b]) if weight_ != 0 else 1.0
             loss[b] = out[0] * w if finite else np.nan
@@ -152,12 +155,14 @@ def process_rows(
                     z, classes, top, e, target, dz, scale, b_use, b_keep, update,
                     out[1] * w, out[3] * w, out[4] * w, out[5] * w, offset, out[6] * w,
                 )  # fmt: skip
-            elif with_entropy:
+            elif needs & ENTROPY_TERM:
                 write_gradient_with_entropy(z, classes, top, e, dz, scale, out[1] * w, out[4] * w, offset, out[6] * w)
             else:
                 write_gradient(classes, e, dz, scale, out[1] * w, out[6] * w)
             if y >= 0:
                 carray(as_float32(dz), classes)[y] -= out[2] * w
+    keep_alive(scratch)
+    keep_alive(numbers)
 
 
 @njit("void(int64,int64,float64,int64)", cache=True, nogil=True)
@@ -167,6 +172,30 @@ def reduce_rows(loss_, batch, divisor, result):
     for b in range(batch):
         total += loss[b]
     carray(as_float32(result), 1)[0] = total / divisor
+
+
+@njit(
+    "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,boolean,float64,float64,int64,int64,int64,"
+    "int64,float64,int64,int64,int64,int64,int64,float64,int64)",
+    cache=True,
+    nogil=True,
+)
+def whole_pass(
+    batch, classes, logits, logits_stride, label, index, kind, target, num_samples, errors, one_hot, use, keep, weight,
+    coefficients, parameters, needs, grad_scale, loss, dlogits, stats, prediction, slots, divisor, result,
+):  # fmt: skip
+    """All of it in one call and one thread: a small batch costs more to call for than to compute."""
+    role, cursor = np.empty(batch, np.int8), np.zeros(1, np.int64)
+    role_, table = role.ctypes.data, target if kind == TABLE else 0
+    prepare(batch, classes, label, index, table, num_samples, errors, one_hot, False, role_, slots)
+    process_rows(
+        cursor.ctypes.data, batch, batch, classes, logits, logits_stride, label, index, role_, kind, target, use, keep,
+        weight, coefficients, parameters, needs, grad_scale, loss, dlogits, stats, prediction, False,
+    )  # fmt: skip
+    keep_alive(role)
+    keep_alive(cursor)
+    if result != 0:
+        reduce_rows(loss, batch, divisor, result)
 
 
 @njit
@@ -200,6 +229,12 @@ def coefficient_pointer(loss: LossDefinition) -> int:
 _KEEP_ALIVE: list[object] = []
 
 
+@cache
+def needs_of(loss: LossDefinition) -> int:
+    """Which parts of the pass this loss needs, as bits."""
+    return ENTROPY_TERM * loss.uses("d") | P_LABEL * ("p_label" in loss.statistics)
+
+
 @lru_cache(maxsize=64)
 def parameter_block(parameters: tuple[float, ...]) -> tuple[np.ndarray, int]:
     """The parameters in memory, and their address."""
@@ -208,64 +243,72 @@ def parameter_block(parameters: tuple[float, ...]) -> tuple[np.ndarray, int]:
 
 
 def row_loss(call_: RowLossInput) -> RowLossOutput:
-    memory, (batch, classes) = call_.memory, call_.logits.shape
+    logits, memory = call_.logits, call_.memory
+    batch, classes = logits.shape
     dlogits, loss = torch.empty(batch, classes), torch.empty(batch)
-    stats = torch.empty(5 if call_.with_stats else 0, batch)
-    prediction = torch.empty(batch if call_.with_stats else 0, dtype=torch.int64)
+    stats = prediction = result = None
+    if call_.with_stats:
+        stats, prediction = torch.empty(5, batch), torch.empty(batch, dtype=torch.int64)
+    if call_.reduction != "none":
+        result = torch.empty(())
     if memory is not None:
         kind, target, num_samples = TABLE, memory.table, len(memory.table)
         use, keep, one_hot = memory.use, memory.keep, memory.one_hot
     else:
         kind, target, num_samples = NO_TARGET if call_.target is None else DENSE, call_.target, 0
         use, keep, one_hot = 1.0, 1.0, False
-    parameters, parameter_address = parameter_block(call_.parameters)
-    z = call_.logits.float() if call_.logits.stride(1) == 1 else call_.logits.float().contiguous()
     pass_over(
-        z, call_.label, call_.index, kind, target, num_samples, use, keep, one_hot, call_.weight,
-        coefficient_pointer(call_.loss), parameter_address, call_.loss.uses("d"), call_.grad_scale, loss, dlogits, stats,
-        prediction, call_.errors,
+        logits, call_.label, call_.index, kind, target, num_samples, call_.errors, one_hot, use, keep, call_.weight,
+        coefficient_pointer(call_.loss), parameter_block(call_.parameters)[1], needs_of(call_.loss),
+        call_.grad_scale, loss, dlogits, stats, prediction, max(batch, 1) if call_.reduction == "mean" else 1, result,
     )  # fmt: skip
-    if call_.reduction != "none":
-        losses, loss = loss, torch.empty(())
-        divisor = max(batch, 1) if call_.reduction == "mean" else 1
-        reduce_rows(losses.data_ptr(), batch, divisor, loss.data_ptr())
-    return RowLossOutput(loss, dlogits.to(call_.logits.dtype), row_stats_of(stats, prediction))
+    if logits.dtype != torch.float32:
+        dlogits = dlogits.to(logits.dtype)
+    return RowLossOutput(loss if result is None else result, dlogits, row_stats_of(stats, prediction))
 
 
 def pass_over(
-    z: Tensor, label: Tensor | None, index: Tensor | None, kind: int, target: Tensor | None, num_samples: int,
-    use: float, keep: float, one_hot: bool, weight: Tensor | None, coefficients: int, parameters: int,
-    with_entropy: bool, grad_scale: float, loss: Tensor | None, dlogits: Tensor | None, stats: Tensor,
-    prediction: Tensor, errors: Tensor,
+    logits: Tensor, label: Tensor | None, index: Tensor | None, kind: int, target: Tensor | None, num_samples: int,
+    errors: Tensor, one_hot: bool, use: float, keep: float, weight: Tensor | None, coefficients: int, parameters: int,
+    needs: int, grad_scale: float, loss: Tensor | None, dlogits: Tensor | None, stats: Tensor | None,
+    prediction: Tensor | None, divisor: float, result: Tensor | None,
 ) -> None:  # fmt: skip
-    """The pass over float32 rows of unit column stride, in one thread or by the team."""
-    batch, classes = z.shape
-    serial = batch * classes < SERIAL_BELOW
-    role = np.empty(batch, np.int8)
-    role_, label_, index_, target_ = role.ctypes.data, _address(label), _address(index), _address(target)
-    slots = 1 << (2 * batch).bit_length()
-    table_ = target_ if kind == TABLE else 0
-    prepare(batch, classes, label_, index_, table_, num_samples, errors.data_ptr(), one_hot, not serial, role_, slots)
-    args = (
-        max(1, CHUNK_ELEMENTS // classes), batch, classes, z.data_ptr(), z.stride(0), label_, index_, role_, kind,
-        target_, classes, use, keep, _address(weight), coefficients, parameters, with_entropy, grad_scale,
+    """The pass over the rows, in one thread or by the team; without `dlogits` it writes statistics only."""
+    batch, classes = logits.shape
+    z = logits if logits.dtype == torch.float32 else logits.float()
+    if z.stride(1) != 1:
+        z = z.contiguous()
+    label_, index_, target_, errors_ = _address(label), _address(index), _address(target), errors.data_ptr()
+    where_from = (batch, classes, z.data_ptr(), z.stride(0), label_, index_)
+    what_to_do = (
+        use, keep, _address(weight), coefficients, parameters, needs, grad_scale,
         _address(loss), _address(dlogits), _address(stats), _address(prediction),
     )  # fmt: skip
-    if serial:
-        team.alone(process_rows, *args, False)
-    else:
-        team.team.run(process_rows, *args, False)
-        if kind == TABLE:
-            team.alone(process_rows, *args, True)
+    slots = 1 << (2 * batch).bit_length()
+    result_ = _address(result)
+    if batch * classes < SERIAL_BELOW:
+        whole_pass(
+            *where_from, kind, target_, num_samples, errors_, one_hot, *what_to_do, slots, divisor, result_
+        )  # fmt: skip
+        return
+    role = torch.empty(batch, dtype=torch.int8)
+    role_, table = role.data_ptr(), target_ if kind == TABLE else 0
+    prepare(batch, classes, label_, index_, table, num_samples, errors_, one_hot, True, role_, slots)
+    rows = (max(1, CHUNK_ELEMENTS // classes), *where_from, role_, kind, target_, *what_to_do)
+    team.team.run(process_rows, *rows, False)
+    if kind == TABLE:
+        team.alone(process_rows, *rows, True)
+    if result_ != 0:
+        reduce_rows(_address(loss), batch, divisor, result_)
 
 
 def _address(x: Tensor | None) -> int:
     return 0 if x is None else x.data_ptr()
 
 
-def row_stats_of(stats: Tensor, prediction: Tensor) -> RowStats | None:
-    """The five rows of `stats` by their names; None if it has none."""
-    if len(stats) == 0:
+def row_stats_of(stats: Tensor | None, prediction: Tensor | None) -> RowStats | None:
+    """The rows of `stats` (5, B) by their names; None if there are none."""
+    if stats is None or prediction is None:
         return None
     nll, p_label, confidence, margin, entropy = stats
     return RowStats(nll, p_label, confidence, prediction, margin, entropy)

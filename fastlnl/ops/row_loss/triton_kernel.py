@@ -6,7 +6,6 @@ another one writes, in one launch and without waiting. Finding the occurrences r
 the cache.
 """
 
-# mypy: disable-error-code="no-untyped-def"
 from functools import cache
 
 import torch

@@ -10,8 +10,8 @@ from ..row_loss.numba_kernel import NO_TARGET, pass_over, row_stats_of
 def row_stats(logits: Tensor, label: Tensor, errors: Tensor) -> RowStats | None:
     batch = len(logits)
     stats, prediction = torch.empty(5, batch), torch.empty(batch, dtype=torch.int64)
-    z = logits.float() if logits.stride(1) == 1 else logits.float().contiguous()
     pass_over(
-        z, label, None, NO_TARGET, None, 0, 1.0, 1.0, False, None, 0, 0, False, 1.0, None, None, stats, prediction, errors
+        logits, label, None, NO_TARGET, None, 0, errors, False, 1.0, 1.0, None, 0, 0, 0, 1.0, None, None, stats,
+        prediction, 1, None,
     )  # fmt: skip
     return row_stats_of(stats, prediction)

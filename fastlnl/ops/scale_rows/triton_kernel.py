@@ -1,6 +1,5 @@
 """scale_rows_ on the GPU: a program reads its factor first and leaves at once if it is 1."""
 
-# mypy: disable-error-code="no-untyped-def"
 import triton
 import triton.language as tl
 from torch import Tensor

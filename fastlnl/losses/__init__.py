@@ -1,0 +1,40 @@
+"""Criteria: `loss = criterion(logits, label, index)` in anybody's loop, `criterion.end_epoch()` after each epoch.
+
+Every criterion is a coefficient function of `ops.row_loss` behind an `nn.Module`. Those with a label memory take the
+samples' ids; the others accept and ignore them, so that criteria can be exchanged.
+"""
+
+from .criterion import Criterion
+from .memory import ALR, ELR, SELC, MemoryCriterion
+from .robust import (
+    GCE,
+    MAE,
+    NCE,
+    NCERCE,
+    SCE,
+    Bootstrapping,
+    CrossEntropy,
+    Focal,
+    LabelSmoothing,
+    Poly1,
+    SoftCrossEntropy,
+)
+
+__all__ = [
+    "ALR",
+    "ELR",
+    "GCE",
+    "MAE",
+    "NCE",
+    "NCERCE",
+    "SCE",
+    "SELC",
+    "Bootstrapping",
+    "Criterion",
+    "CrossEntropy",
+    "Focal",
+    "LabelSmoothing",
+    "MemoryCriterion",
+    "Poly1",
+    "SoftCrossEntropy",
+]

@@ -1,0 +1,54 @@
+"""What all tests share: one thread, fixed seeds, poisoned memory, and the backends a primitive is tested on."""
+
+import os
+
+import pytest
+import torch
+
+HAS_CUDA = torch.cuda.is_available()
+if not HAS_CUDA:
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is first imported: its kernels then run on the CPU
+
+TRITON_DEVICE = "cuda" if HAS_CUDA else "cpu"
+BACKENDS = [("reference", "cpu"), ("numba", "cpu"), ("triton", TRITON_DEVICE)]
+if HAS_CUDA:
+    BACKENDS.append(("reference", "cuda"))
+
+_allocate = torch.empty
+
+
+def pytest_collection_modifyitems(items):
+    if not HAS_CUDA:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_seed():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """torch.empty gives NaN and senseless integers, so that an output nobody wrote is seen."""
+
+    def poisoned(*args, **kwargs):
+        x = _allocate(*args, **kwargs)
+        return x.fill_(float("nan") if x.is_floating_point() else -77)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda pair: f"{pair[0]}-{pair[1]}" if HAS_CUDA else pair[0])
+def device(request):
+    """Each backend in turn is chosen by name; the value is the device its tensors live on."""
+    from fastlnl.backend import use_backend
+
+    name, where = request.param
+    pytest.importorskip({"reference": "torch"}.get(name, name))
+    with use_backend(name):
+        yield torch.device(where)
