@@ -90,7 +90,7 @@ def _overload_operator(symbol: Any, instruction: str) -> None:
     operation = _arithmetic(instruction)
 
     @overload(symbol)
-    def with_lanes(x, y):  # type: ignore[no-untyped-def]  # numba compares the names and annotations
+    def with_lanes(x, y):  # numba compares the names and annotations
         if isinstance(x, Lanes) and isinstance(y, Lanes):
             return lambda x, y: operation(x, y)
         if isinstance(x, Lanes):
@@ -264,7 +264,7 @@ _P3, _P4, _P5 = _f(4.1665795894e-2), _f(1.6666665459e-1), _f(5.0000001201e-1)
 
 
 @njit(inline="always")
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x):
     """exp of x <= 0 to about 1 ulp; 0 below -87; NaN stays NaN."""
     shifted = fma(x, splat(_LOG2_E), splat(_ROUND))
     k = shifted - _ROUND

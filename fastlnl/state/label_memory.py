@@ -117,5 +117,6 @@ def check_labels(label: Tensor, num_classes: int) -> None:
         first = int(wrong[0])
         hint = "; are labels 1-based?" if int(label.max()) == num_classes and int(label.min()) >= 1 else ""
         raise LabelError(
-            f"label of sample {first} is {int(label[first])} but there are {num_classes} classes (0..{num_classes - 1}){hint}"
+            f"label of sample {first} is {int(label[first])} but there are {num_classes} classes "
+            f"(0..{num_classes - 1}){hint}"
         )

@@ -4,7 +4,6 @@ Returned: loss, a, b, c, d, e, f of `dz_j = a p_j - b [j = y] - c t_j + e p_j t_
 `A` of the reverse cross-entropy is -log 1e-4, the value its authors give log 0 (Wang et al. 2019).
 """
 
-# ruff: noqa: ANN001, ANN201  one body for tensors (torch), scalars (numba) and blocks (Triton)
 from ...arithmetic import exp, larger, log, where
 from .definition import define_loss
 

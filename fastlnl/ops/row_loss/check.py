@@ -9,9 +9,9 @@ from .definition import COEFFICIENTS, TORCH_NAMESPACE, LossDefinition
 def check_loss(loss: LossDefinition, *, tolerance: float = 1e-8, **parameters: float) -> dict[str, float]:
     """Compare the gradient of a loss with float64 autograd, row by row.
 
-    On random rows of twelve classes the six terms p, onehot(y), t, p t, p (log p + H) and 1 are linearly independent, so
-    the true coefficients follow from autograd's gradient by least squares and can be compared one by one. The target is
-    a constant, as it is in training.
+    Whatever a loss makes of the row statistics, its gradient is a sum of the six terms p, onehot(y), t, p t,
+    p (log p + H) and 1. On random rows of twelve classes these are linearly independent, so the true coefficients
+    follow from autograd's gradient by least squares and can be compared one by one. The target is a constant, as in training.
 
     Args:
         loss: what `define_loss` returned.
@@ -22,8 +22,7 @@ def check_loss(loss: LossDefinition, *, tolerance: float = 1e-8, **parameters: f
         The largest relative difference of each coefficient.
 
     Raises:
-        DefinitionError: names the wrong coefficients with what they are and what they should be, or says that the
-            gradient is not of this form at all.
+        DefinitionError: names the wrong coefficients, with what they are and what they should be.
     """
     generator = torch.Generator().manual_seed(0)
     rows, classes = 64, 12
@@ -48,17 +47,13 @@ def check_loss(loss: LossDefinition, *, tolerance: float = 1e-8, **parameters: f
     function = loss.bind(TORCH_NAMESPACE)
     value, *claimed = function(*(statistics[k] for k in loss.statistics), *loss.parameters(**parameters))
     (gradient,) = torch.autograd.grad(value.sum(), z)
+    if not (value.isfinite().all() and gradient.isfinite().all()):
+        raise DefinitionError(f"loss '{loss.name}' or its gradient is not finite on ordinary rows of twelve classes")
     onehot = torch.zeros_like(p).scatter_(1, label[:, None], 1.0)
     terms = [p, -onehot, -target, p * (logp + entropy[:, None]), p * target, torch.ones_like(p)]
     basis = torch.stack(terms, 2).detach()
     true = torch.linalg.lstsq(basis, gradient[..., None], driver="gelsd").solution[..., 0]
     scale = true.abs().amax(1).clamp(min=1.0)
-    left = (basis @ true[..., None])[..., 0] - gradient
-    if float((left.abs().amax(1) / scale).max()) > tolerance:
-        raise DefinitionError(
-            f"the gradient of loss '{loss.name}' is not of the form a p - b [j = y] - c t + d p (log p + H) + e p t + f; "
-            "its loss uses the row in another way than through the listed statistics"
-        )
     errors, wrong = {}, []
     for i, name in enumerate(COEFFICIENTS):
         mine = torch.as_tensor(claimed[i], dtype=torch.float64).detach().expand(rows)

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from ...errors import DefinitionError
 from ... import arithmetic
+from ...errors import DefinitionError
 
 STATISTICS = {
     "nll": "-log p_y of the given label y",
@@ -54,7 +54,7 @@ class LossDefinition:
         returned = self.function(**probe, **self.defaults)
         if not isinstance(returned, tuple) or len(returned) != 1 + len(COEFFICIENTS):
             raise DefinitionError(
-                f"loss '{self.name}' returns {returned!r}; it must return seven numbers: loss, {', '.join(COEFFICIENTS)}"
+                f"loss '{self.name}' returns {returned!r}; expected seven numbers: loss, {', '.join(COEFFICIENTS)}"
             )
         return tuple(isinstance(value, (int, float)) and value == 0 for value in returned[1:])
 

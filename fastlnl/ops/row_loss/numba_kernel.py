@@ -1,14 +1,15 @@
 """row_loss on the CPU: one compiled kernel serves every loss, whose coefficient function is called once per row."""
 
 import math
-from functools import cache, lru_cache
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit
+from numba import carray, njit
 from torch import Tensor
 
-from ...cpu.native import as_float32, as_int8, as_int64, call, keep as keep_alive, take
+from ...cpu import team
+from ...cpu.native import as_float32, as_int8, as_int64, call, take
+from ...cpu.native import keep as keep_alive
 from ...cpu.rows import (
     fill,
     first_column,
@@ -19,14 +20,13 @@ from ...cpu.rows import (
     write_gradient_with_entropy,
     write_gradient_with_target,
 )
-from ...cpu import team
 from .contract import RowLossInput, RowLossOutput, RowStats
-from .definition import MAX_PARAMETERS, LossDefinition
+from .numba_coefficients import ENTROPY_TERM, P_LABEL, coefficient_pointer, needs_of, parameter_block
 
 NO_TARGET, DENSE, TABLE = 0, 1, 2
 STORE, READ_ONLY, DEFERRED, INVALID = 0, 1, 2, 3  # roles of a batch position
+ROLE, FRESH = 3, 4  # bits: the role; its memory row was never written before
 SERIAL_BELOW = 1 << 16  # elements; waking a helper takes about 15 us
-ENTROPY_TERM, P_LABEL = 1, 2  # bits of what a loss needs
 CHUNK_ELEMENTS = 1 << 14
 
 
@@ -66,11 +66,12 @@ def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defe
         else:
             role[b] = READ_ONLY
             if defer:
-                role[seen[slot]] = DEFERRED
+                role[seen[slot]] |= DEFERRED
         if one_hot:
             row = table_ + 4 * index[b] * classes
             head = carray(as_float32(row), classes)
             if head[0] < 0:
+                role[b] |= FRESH
                 fill(row, classes, 0.0)
                 head[label[b]] = 1.0
 
@@ -86,7 +87,7 @@ def process_rows(
     cursor, chunk, batch, classes, logits, logits_stride, label_, index_, role_, kind, target_, use, keep,
     weight_, coefficients, parameters, needs, grad_scale, loss_, dlogits, stats_, prediction_, deferred,
 ):  # fmt: skip
-    """Rows of the batch, `chunk` at a time, until the shared cursor is past the end; statistics only without dlogits."""
+    """Rows of the batch, `chunk` at a time, until the cursor is past the end; statistics only without dlogits."""
     label, index, role = carray(as_int64(label_), batch), carray(as_int64(index_), batch), carray(as_int8(role_), batch)
     weight, loss = carray(as_float32(weight_), batch), carray(as_float32(loss_), batch)
     stats, prediction = carray(as_float32(stats_), (5, batch)), carray(as_int64(prediction_), batch)
@@ -100,10 +101,11 @@ def process_rows(
         if begin >= batch:
             break
         for b in range(begin, min(begin + chunk, batch)):
-            if (role[b] == DEFERRED) != deferred:
+            task = role[b] & ROLE
+            if (task == DEFERRED) != deferred:
                 continue
             z, dz, y = logits + 4 * b * logits_stride, dlogits + 4 * b * classes, label[b] if label_ != 0 else -1
-            if role[b] == INVALID:
+            if task == INVALID:
                 if stats_ != 0:
                     stats[:, b] = 0.0
                     prediction[b] = 0
@@ -150,7 +152,7 @@ def process_rows(
             loss[b] = out[0] * w if finite else np.nan
             w = w * grad_scale if finite else np.nan
             if kind != NO_TARGET:
-                update = kind == TABLE and role[b] != READ_ONLY and finite
+                update = kind == TABLE and task != READ_ONLY and finite
                 write_gradient_with_target(
                     z, classes, top, e, target, dz, scale, b_use, b_keep, update,
                     out[1] * w, out[3] * w, out[4] * w, out[5] * w, offset, out[6] * w,
@@ -161,6 +163,8 @@ def process_rows(
                 write_gradient(classes, e, dz, scale, out[1] * w, out[6] * w)
             if y >= 0:
                 carray(as_float32(dz), classes)[y] -= out[2] * w
+            if role[b] & FRESH and not finite:
+                fill(target, classes, -1.0)
     keep_alive(scratch)
     keep_alive(numbers)
 
@@ -196,50 +200,6 @@ def whole_pass(
     keep_alive(cursor)
     if result != 0:
         reduce_rows(loss, batch, divisor, result)
-
-
-@njit
-def _where(condition, yes, no):
-    return yes if condition else no
-
-
-@njit
-def _larger(x, y):
-    return x if x > y else y
-
-
-NAMESPACE = {"log": math.log, "exp": math.exp, "where": _where, "larger": _larger}
-
-
-@cache
-def coefficient_pointer(loss: LossDefinition) -> int:
-    """Address of a C function (statistics, parameters, out) that runs the loss's coefficient function in float64."""
-    coefficients = njit(error_model="numpy")(loss.with_all_arguments(njit(error_model="numpy")(loss.bind(NAMESPACE))))
-
-    @cfunc("void(CPointer(float64), CPointer(float64), CPointer(float64))", error_model="numpy")
-    def compiled(s, q, out):
-        r = coefficients(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], q[0], q[1], q[2], q[3])
-        out[0], out[1], out[2], out[3], out[4], out[5], out[6] = r[0], r[1], r[2], r[3], r[4], r[5], r[6]
-
-    _KEEP_ALIVE.append(compiled)
-    address: int = compiled.address
-    return address
-
-
-_KEEP_ALIVE: list[object] = []
-
-
-@cache
-def needs_of(loss: LossDefinition) -> int:
-    """Which parts of the pass this loss needs, as bits."""
-    return ENTROPY_TERM * loss.uses("d") | P_LABEL * ("p_label" in loss.statistics)
-
-
-@lru_cache(maxsize=64)
-def parameter_block(parameters: tuple[float, ...]) -> tuple[np.ndarray, int]:
-    """The parameters in memory, and their address."""
-    block = np.array([*parameters, *[0.0] * (MAX_PARAMETERS - len(parameters))], np.float64)
-    return block, block.ctypes.data
 
 
 def row_loss(call_: RowLossInput) -> RowLossOutput:

@@ -20,7 +20,7 @@ class Softmax(NamedTuple):
 
 
 def softmax(z: Tensor) -> Softmax:
-    x = torch.where(z == -torch.inf, -1e30, z - z.amax(1, keepdim=True))
+    x = (z - z.amax(1, keepdim=True)).clamp(min=-1e30)  # -inf is that far below: probability 0, and 0 * log 0 = 0
     e = x.exp()
     sum_e = e.sum(1, keepdim=True)
     entropy = sum_e.log() - (e * x).sum(1, keepdim=True) / sum_e
@@ -39,8 +39,9 @@ def statistics(z: Tensor, s: Softmax, label: Tensor, valid: Tensor) -> RowStats:
     return RowStats(nll, p_label, confidence, prediction, margin, entropy)
 
 
+@torch.no_grad()
 def row_loss(call: RowLossInput) -> RowLossOutput:
-    z = call.logits if call.logits.dtype == torch.float64 else call.logits.float()
+    z = (call.logits if call.logits.dtype == torch.float64 else call.logits.float()).contiguous()
     batch, classes = z.shape
     num_samples = None if call.memory is None else len(call.memory.table)
     valid = check_rows(z, call.label, call.index, num_samples, call.errors)

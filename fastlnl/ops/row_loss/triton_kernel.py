@@ -56,6 +56,13 @@ def pick(values, at):
 
 
 @triton.jit
+def below(z, top):
+    """z - top, at most FAR below; NaN stays NaN."""
+    x = z - top
+    return tl.where((x < FAR) | (z == float("-inf")), FAR, x)
+
+
+@triton.jit
 def label_of(label, rows, inside, LABEL: tl.constexpr):
     return tl.load(label + rows, mask=inside, other=0) if LABEL else rows * 0
 
@@ -141,7 +148,7 @@ def tile_rows(rows, live, old, fresh, logits, label, target, weight, loss, dlogi
     y = label_of(label, rows, live, LABEL)
     at_label = columns[None, :] == y[:, None]
     top = tl.max(z, 1)
-    x = tl.where(z == float("-inf"), FAR, z - top[:, None])
+    x = below(z, top[:, None])
     e = tl.where(inside, tl.exp(x), 0.0)
     s_e = tl.sum(e, 1)
     s_ex, s_x = tl.sum(e * x, 1), tl.sum(tl.where(inside, x, 0.0), 1)
@@ -184,11 +191,12 @@ def tile_rows(rows, live, old, fresh, logits, label, target, weight, loss, dlogi
 def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, prediction, errors, batch, num_samples,
                     use, keep, grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr,
                     BLOCK: tl.constexpr, SCAN: tl.constexpr, COEFFICIENTS: tl.constexpr, TARGET: tl.constexpr,
-                    LABEL: tl.constexpr, INDEX: tl.constexpr, WEIGHT: tl.constexpr, STATS: tl.constexpr, ONE_HOT: tl.constexpr):  # fmt: skip
+                    LABEL: tl.constexpr, INDEX: tl.constexpr, WEIGHT: tl.constexpr, STATS: tl.constexpr,
+                    ONE_HOT: tl.constexpr):  # fmt: skip
     """ROWS rows a program, each in one tile of BLOCK columns."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = rows < batch
-    y, sample, valid = check_rows(rows, inside, label, index, errors, num_samples, C, LABEL, INDEX, TARGET)
+    _y, sample, valid = check_rows(rows, inside, label, index, errors, num_samples, C, LABEL, INDEX, TARGET)
     columns = tl.arange(0, BLOCK)
     block = (columns < C)[None, :]
     refused = inside & (valid == 0)
@@ -211,7 +219,8 @@ def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, 
         while tl.max(live.to(tl.int32), 0) > 0:
             p, finite, at_label = tile_rows(
                 current, live, old, fresh, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use,
-                grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS, ONE_HOT)  # fmt: skip
+                grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS,
+                ONE_HOT)  # fmt: skip
             r = tl.where(fresh[:, None], tl.where(at_label, 1.0, 0.0), old) if ONE_HOT else old
             stores = live & finite & (current == rows)
             tl.store(cells, keep_row[:, None] * r + (1.0 - keep_row)[:, None] * p, mask=stores[:, None] & block)
@@ -224,7 +233,8 @@ def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, 
     else:
         tile_rows(
             rows, valid, logits, valid, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use,
-            grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS, ONE_HOT)  # fmt: skip
+            grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS,
+                ONE_HOT)  # fmt: skip
 
 
 def row_loss(call: RowLossInput) -> RowLossOutput:

@@ -7,10 +7,9 @@ import triton
 import triton.language as tl
 
 from .triton_kernel import (
-    DENSE,
-    FAR,
     NO_TARGET,
     TABLE,
+    below,
     check_rows,
     finish_rows,
     label_of,
@@ -55,9 +54,9 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
             others = tl.maximum(others, tl.max(tl.where(at_label, float("-inf"), z), 1))
         z_y += tl.sum(tl.where(at_label & inside, z, 0.0), 1)
         grown = tl.maximum(top, block_top)
-        shift = tl.where(top == float("-inf"), 0.0, top - grown)
+        shift = tl.where(top == float("-inf"), 0.0, below(top, grown))
         ratio = tl.exp(shift)
-        x = tl.where(z == float("-inf"), FAR, z - grown[:, None])
+        x = below(z, grown[:, None])
         e = tl.where(inside, tl.exp(x), 0.0)
         s_ex = ratio * (s_ex + shift * s_e) + tl.sum(e * x, 1)
         s_e = ratio * s_e + tl.sum(e, 1)
@@ -71,7 +70,7 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
             s_re = ratio * s_re + tl.sum(r * e, 1)
             s_ee = ratio * ratio * s_ee + tl.sum(e * e, 1)
         top = grown
-    x_y = tl.where(z_y == float("-inf"), FAR, z_y - top)
+    x_y = below(z_y, top)
     live = row >= 0
     scale, entropy, nll, finite, a, b, c, d, e_, f = finish_rows(
         row, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
@@ -82,7 +81,7 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
         inside = (columns < C)[None, :]
         z = tl.load(logits + row[:, None] * STRIDE + columns[None, :], mask=inside, other=0.0).to(tl.float32)
         at_label = columns[None, :] == y[:, None]
-        x = tl.where(z == float("-inf"), FAR, z - top[:, None])
+        x = below(z, top[:, None])
         p = tl.exp(x) * scale[:, None]
         dz = a[:, None] + d[:, None] * (x + offset[:, None])
         if TARGET != NO_TARGET:
@@ -112,7 +111,7 @@ def row_loss_wide_kernel(logits, label, index, target, weight, loss, dlogits, st
                          ONE_HOT: tl.constexpr):  # fmt: skip
     """One row a program; the leader of a repeated id serves all its occurrences, see `triton_kernel`."""
     row = tl.program_id(0).to(tl.int64) + tl.zeros([1], tl.int64)
-    y, sample, valid = check_rows(row, row >= 0, label, index, errors, num_samples, C, LABEL, INDEX, TARGET)
+    _y, sample, valid = check_rows(row, row >= 0, label, index, errors, num_samples, C, LABEL, INDEX, TARGET)
     if tl.max(valid.to(tl.int32), 0) == 0:
         tl.store(loss + row, tl.zeros([1], tl.float32))
         for start in range(0, C, BLOCK):
@@ -138,7 +137,8 @@ def row_loss_wide_kernel(logits, label, index, target, weight, loss, dlogits, st
     else:
         wide_row(
             row, sample, row < 0, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use, keep,
-            grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS, ONE_HOT)  # fmt: skip
+            grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS,
+            ONE_HOT)  # fmt: skip
 
 
 def wide_launch(batch, classes):

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..row_loss import RowStats
-from ..row_loss.triton_kernel import FAR, NO_TARGET, TILE_COLUMNS, check_rows, store_stats, tile_shape
+from ..row_loss.triton_kernel import NO_TARGET, TILE_COLUMNS, below, check_rows, store_stats, tile_shape
 
 
 @triton.jit
@@ -14,7 +14,7 @@ def row_stats_kernel(logits, label, stats, prediction, errors, batch, C: tl.cons
                      ROWS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside_rows = rows < batch
-    y, sample, valid = check_rows(rows, inside_rows, label, label, errors, 0, C, True, False, NO_TARGET)
+    y, _sample, valid = check_rows(rows, inside_rows, label, label, errors, 0, C, True, False, NO_TARGET)
     zero = rows.to(tl.float32) * 0.0
     top, others = zero + float("-inf"), zero + float("-inf")
     s_e, s_ex, z_y, column = zero, zero, zero, rows * 0
@@ -31,13 +31,13 @@ def row_stats_kernel(logits, label, stats, prediction, errors, batch, C: tl.cons
         others = tl.maximum(others, tl.max(tl.where(at_label, float("-inf"), z), 1))
         z_y += tl.sum(tl.where(at_label & inside, z, 0.0), 1)
         grown = tl.maximum(top, block_top)
-        shift = tl.where(top == float("-inf"), 0.0, top - grown)
-        x = tl.where(z == float("-inf"), FAR, z - grown[:, None])
+        shift = tl.where(top == float("-inf"), 0.0, below(top, grown))
+        x = below(z, grown[:, None])
         e = tl.where(inside, tl.exp(x), 0.0)
         s_ex = tl.exp(shift) * (s_ex + shift * s_e) + tl.sum(e * x, 1)
         s_e = tl.exp(shift) * s_e + tl.sum(e, 1)
         top = grown
-    nll = tl.log(s_e) - tl.where(z_y == float("-inf"), FAR, z_y - top)
+    nll = tl.log(s_e) - below(z_y, top)
     margin = z_y - others if C > 1 else zero
     entropy = tl.log(s_e) - s_ex / s_e
     store_stats(stats, prediction, rows, valid, batch, nll, 1.0 / s_e, margin, entropy, column)

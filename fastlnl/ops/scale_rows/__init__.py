@@ -27,7 +27,8 @@ def scale_rows_(dlogits: Tensor, factor: Tensor, constant: float = 1.0) -> Tenso
     """
     if factor.shape not in ((), dlogits.shape[:1]) or dlogits.dim() != 2 or not dlogits.is_contiguous():
         raise ShapeError(
-            f"factor has {tuple(factor.shape)} and dlogits {tuple(dlogits.shape)}; expected () or (B,) and contiguous (B, C)"
+            f"factor has {tuple(factor.shape)} and dlogits {tuple(dlogits.shape)}; "
+            "expected () or (B,) and contiguous (B, C)"
         )
     backend.implementation("scale_rows", dlogits)(dlogits, factor.float().contiguous(), constant)
     return dlogits
