@@ -17,6 +17,11 @@ if HAS_CUDA:
 _allocate = torch.empty
 
 
+def pytest_configure(config):
+    # NumPy, which interprets Triton, warns where a GPU silently gives the inf or NaN that a test asks for.
+    config.addinivalue_line("filterwarnings", "ignore::RuntimeWarning:triton.runtime.interpreter")
+
+
 def pytest_collection_modifyitems(items):
     if not HAS_CUDA:
         for item in items:

@@ -36,7 +36,9 @@ def assert_close(ours, expected):
     assert torch.allclose(ours.cpu().reshape(expected.shape), expected, rtol=1.3e-7, atol=1.3e-7)
 
 
-@pytest.mark.parametrize(("name", "parameters", "value", "gradient"), PLAIN, ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("name", "parameters", "value", "gradient"), PLAIN, ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_golden_row(name, parameters, value, gradient, device):
     result = call(*row(device), name, parameters)
     assert_close(result.loss, [value])

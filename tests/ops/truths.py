@@ -4,19 +4,18 @@ Nothing here knows coefficient functions: gradients come from autograd, in float
 what a user without fastlnl would run.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 
 from fastlnl.ops.row_loss import LOSSES, TableTarget, new_error_word, row_loss
 
-A = -math.log(1e-4)
+
+def onehot(logp, y):
+    return F.one_hot(y, logp.shape[1]).to(logp.dtype)
 
 
 def sce(logp, y, alpha, beta):
-    onehot = F.one_hot(y, logp.shape[1]).to(logp.dtype)
-    reverse = -(logp.exp() * onehot.clamp(min=1e-4).log()).sum(1)
+    reverse = -(logp.exp() * onehot(logp, y).clamp(min=1e-4).log()).sum(1)
     return alpha * nll(logp, y) + beta * reverse
 
 
@@ -37,7 +36,7 @@ def entropy(logp):
 
 
 def bootstrapping(logp, y, beta=0.95):
-    target = beta * F.one_hot(y, logp.shape[1]) + (1 - beta) * logp.exp()
+    target = beta * onehot(logp, y) + (1 - beta) * logp.exp()
     return -(target * logp).sum(1)
 
 
@@ -51,7 +50,7 @@ LOSS = {
     "elr": lambda logp, y, t: nll(logp, y) + 3 * (1 - (t * logp.exp()).sum(1)).clamp(min=1e-4).log(),
     "gce": lambda logp, y, t: -torch.expm1(-0.7 * nll(logp, y)) / 0.7,
     "sce": lambda logp, y, t: sce(logp, y, 0.1, 1.0),
-    "mae": lambda logp, y, t: (logp.exp() - F.one_hot(y, logp.shape[1])).abs().sum(1) / 2,
+    "mae": lambda logp, y, t: (logp.exp() - onehot(logp, y)).abs().sum(1) / 2,
     "nce": lambda logp, y, t: nce(logp, y),
     "nce_rce": lambda logp, y, t: nce(logp, y) + sce(logp, y, 0.0, 1.0),
     "focal": lambda logp, y, t: focal(logp, y),
@@ -73,6 +72,11 @@ def distance(x, y):
     """Relative error, norm over norm; the norm of x where y is 0."""
     x, y = x.detach().cpu().double(), y.detach().cpu().double()
     return float((x - y).norm() / (y.norm() if y.any() else 1.0))
+
+
+def on(device, x):
+    """x on the device; None stays None."""
+    return None if x is None else x.to(device)
 
 
 def call(logits, label, name, parameters=None, errors=None, **options):

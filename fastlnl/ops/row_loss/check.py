@@ -11,7 +11,7 @@ def check_loss(loss: LossDefinition, *, tolerance: float = 1e-8, **parameters: f
 
     Whatever a loss makes of the row statistics, its gradient is a sum of the six terms p, onehot(y), t, p t,
     p (log p + H) and 1. On random rows of twelve classes these are linearly independent, so the true coefficients
-    follow from autograd's gradient by least squares and can be compared one by one. The target is a constant, as in training.
+    follow from autograd's gradient by least squares and can be compared one by one. The target is a constant.
 
     Args:
         loss: what `define_loss` returned.

@@ -12,7 +12,8 @@ from .definition import LOSSES
 _library = torch.library.Library("fastlnl", "FRAGMENT")
 _library.define(
     "row_loss(Tensor logits, Tensor? label, str loss, float[] parameters, Tensor? target, Tensor(a!)? table, "
-    "float use, float keep, bool one_hot, Tensor? index, Tensor? weight, float grad_scale, str reduction, Tensor(b!) errors) "
+    "float use, float keep, bool one_hot, Tensor? index, Tensor? weight, float grad_scale, str reduction, "
+    "Tensor(b!) errors) "
     "-> (Tensor, Tensor)"
 )
 
