@@ -1,0 +1,121 @@
+"""Training runs that stay in the repository: settings and log of every run, and one table over all of them.
+
+python benchmarks/training.py run --dataset digits --noise symmetric/exclusive:0.4 --methods ce alr --seeds 0 1 2 3 4
+python benchmarks/training.py keep runs/some-run          (a run that `fastlnl train` made)
+python benchmarks/training.py table                       (benchmarks/results/training/README.md)
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results" / "training"
+KEPT = ("run.json", "log.jsonl", "metrics.csv")
+HEAD = """# Training runs
+
+Written by `python benchmarks/training.py table` from the settings and logs here. Test accuracy in %, mean and sample
+standard deviation over seeds (noise, weights and order change with the seed); headline is the last epoch, "best" is
+chosen on test data and stands there for comparison only. Cross-entropy has the same network, schedule and noise.
+
+| data | given labels | wrong | network, epochs | method | n | last | last 10 | best | labels right at the end | commit |
+|---|---|---|---|---|---|---|---|---|---|---|
+"""
+
+
+def keep(folder: Path) -> Path:
+    """Copy settings, log and final metrics of a finished run; returns where."""
+    settings = json.loads((folder / "run.json").read_text())
+    group = f"{settings['dataset']} {settings['noise_mode']} {settings['nominal_noise']:g} {settings['network']}"
+    name = "".join(c if c.isalnum() or c in ".-" else "_" for c in group)
+    to = RESULTS / name / f"{settings['method']}-seed{settings['seed']}"
+    to.mkdir(parents=True, exist_ok=True)
+    for file in KEPT:
+        shutil.copyfile(folder / file, to / file)
+    settings["made_with"] = versions()
+    (to / "run.json").write_text(json.dumps(settings) + "\n")
+    return to
+
+
+def versions() -> dict[str, str]:
+    """What made the run: commit, torch, processor."""
+    import torch
+
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
+    processor = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {"commit": git.stdout.strip() or "unknown", "torch": torch.__version__, "processor": processor}
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train each method on each seed with the recipe of the data set."""
+    from fastlnl.cli import main
+
+    for seed in arguments.seeds:
+        for method in arguments.methods:
+            with tempfile.TemporaryDirectory() as folder:
+                command = ["train", "--method", method, "--dataset", arguments.dataset, "--noise", arguments.noise]
+                code = main([*command, "--seed", str(seed), "--out", folder, "--quiet", *arguments.extra])
+                if code:
+                    sys.exit(code)
+                print("kept in", keep(Path(folder)), flush=True)
+
+
+def table() -> None:
+    """Write the table over all kept runs."""
+    groups: dict[tuple[str, ...], list[tuple[dict[str, Any], list[dict[str, Any]]]]] = defaultdict(list)
+    for path in sorted(RESULTS.glob("*/*/run.json")):
+        settings = json.loads(path.read_text())
+        log = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
+        groups[(path.parent.parent.name, settings["method"])].append((settings, log))
+    lines = []
+    for (folder, method), runs in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] != "ce")):
+        settings = runs[0][0]
+        accuracy = [[100 * line["test_accuracy"] for line in log] for _, log in runs]
+        repaired = [log[-1]["correction_accuracy"] for _, log in runs if "correction_accuracy" in log[-1]]
+        wrong = statistics.mean(100 * s["realised_noise"] for s, _ in runs)
+        lines.append(
+            f"| {settings['dataset']} | [{settings['noise_mode']}]({folder}) | {wrong:.1f} % | {settings['network']}, "
+            f"{settings['epochs']} | {method} | {len(runs)} | {spread([a[-1] for a in accuracy])} | "
+            f"{spread([statistics.mean(a[-10:]) for a in accuracy])} | {spread([max(a) for a in accuracy])} | "
+            f"{f'{100 * statistics.mean(repaired):.2f} %' if repaired else '-'} | "
+            f"{', '.join(sorted({s['made_with']['commit'] for s, _ in runs}))} |"
+        )
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "README.md").write_text(HEAD + "\n".join(lines) + "\n")
+    print(HEAD + "\n".join(lines))
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample standard deviation; one value stands alone."""
+    mean = statistics.mean(values)
+    return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    sub = commands.add_parser("run")
+    sub.add_argument("--dataset", required=True)
+    sub.add_argument("--noise", required=True)
+    sub.add_argument("--methods", nargs="+", default=["ce", "alr"])
+    sub.add_argument("--seeds", nargs="+", type=int, default=[0])
+    commands.add_parser("keep").add_argument("folder", type=Path)
+    commands.add_parser("table")
+    arguments, arguments_extra = parser.parse_known_args()
+    if arguments.command == "run":
+        arguments.extra = arguments_extra
+        run(arguments)
+    elif arguments.command == "keep":
+        print("kept in", keep(arguments.folder))
+    table()
+
+
+if __name__ == "__main__":
+    main()
