@@ -24,7 +24,7 @@ Written by `python benchmarks/training.py table` from the settings and logs here
 standard deviation over seeds (noise, weights and order change with the seed); headline is the last epoch, "best" is
 chosen on test data and stands there for comparison only. Cross-entropy has the same network, schedule and noise.
 
-| data | given labels | wrong | network, epochs | method | n | last | last 10 | best | labels right at the end | commit |
+| data | given labels | wrong | network, epochs | method | n | last | last 10 | best | labels right | commit |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 

@@ -29,12 +29,12 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoint = self.path / "checkpoint.pt"
         self.log = self.path / "log.jsonl"
 
     def start(self, settings: Mapping[str, Any], history: Iterable[Mapping[str, Any]]) -> None:
         """Write the settings and the log of the epochs in the checkpoint: lines of lost epochs go, none comes twice."""
+        self.path.mkdir(parents=True, exist_ok=True)
         with atomic_open(self.path / "run.json", "w") as file:
             json.dump(settings, file, indent=1)
         with atomic_open(self.log, "w") as file:

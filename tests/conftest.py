@@ -1,4 +1,4 @@
-"""What all tests share: one thread, fixed seeds, poisoned memory, and the backends a primitive is tested on."""
+"""What all tests share: one thread, fixed seeds, guarded memory, and the backends a primitive is tested on."""
 
 import os
 
@@ -13,8 +13,6 @@ TRITON_DEVICE = "cuda" if HAS_CUDA else "cpu"
 BACKENDS = [("reference", "cpu"), ("numba", "cpu"), ("triton", TRITON_DEVICE)]
 if HAS_CUDA:
     BACKENDS.append(("reference", "cuda"))
-
-_allocate = torch.empty
 
 
 def pytest_configure(config):
@@ -39,13 +37,24 @@ def _one_thread_and_a_seed():
 
 @pytest.fixture
 def poison(monkeypatch):
-    """torch.empty gives NaN and senseless integers, so that an output nobody wrote is seen."""
+    """torch.empty gives NaN and senseless integers, and keeps an eye on the memory before and behind.
 
-    def poisoned(*args, **kwargs):
-        x = _allocate(*args, **kwargs)
-        return x.fill_(float("nan") if x.is_floating_point() else -77)
+    So an output that nobody wrote is seen, and so is a write beside an output.
+    """
+    allocate, given, margin = torch.empty, [], 64
+
+    def poisoned(*size, **options):
+        shape = torch.Size(size if isinstance(size[0], int) else size[0])
+        whole = allocate(shape.numel() + 2 * margin, **options)
+        whole.fill_(torch.nan if whole.is_floating_point() else -77)
+        given.append(whole)
+        return whole[margin : margin + shape.numel()].view(shape)
 
     monkeypatch.setattr(torch, "empty", poisoned)
+    yield
+    for whole in given:
+        beside = torch.cat([whole[:margin], whole[-margin:]])
+        assert (beside.isnan() if whole.is_floating_point() else beside == -77).all(), "written beside an output"
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda pair: f"{pair[0]}-{pair[1]}" if HAS_CUDA else pair[0])

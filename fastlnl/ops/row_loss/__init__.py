@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ... import backend
-from ...errors import ShapeError
+from ...errors import DefinitionError, ShapeError
 from ..doors import check_device, check_logits, describe, floats, integers
 from .contract import RowLossInput, RowLossOutput, RowStats, TableTarget
 from .definition import COEFFICIENTS, LOSSES, STATISTICS, LossDefinition, define_loss
@@ -76,12 +76,18 @@ def row_loss(
 
     Raises:
         ShapeError: shapes, types or devices do not fit; says what came and what was expected.
+        DefinitionError: the loss has more or fewer parameters.
 
     Deterministic. Updates: memory.table, errors.
     """
     batch, classes = check_logits(logits)
     if reduction not in REDUCTIONS:
         raise ShapeError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    if len(parameters) != len(loss.defaults):
+        raise DefinitionError(
+            f"loss '{loss.name}' got {len(parameters)} parameters but has {', '.join(loss.defaults) or 'none'}; "
+            "pass what its parameters() gives"
+        )
     if label is not None:
         label = integers("label", label, batch, logits)
     elif loss.needs_label or with_stats or (memory is not None and memory.one_hot):
@@ -118,9 +124,12 @@ def _check_memory(logits: Tensor, index: Tensor | None, target: Tensor | None, m
         raise ShapeError("target and memory were both given; expected at most one source of soft labels")
     if index is None:
         raise ShapeError("index is None; the label memory needs the sample ids (B,) of the batch")
-    if memory.table.shape[1] != logits.shape[1]:
+    table = memory.table
+    if table.dim() != 2 or table.dtype != torch.float32 or not table.is_contiguous():
+        raise ShapeError(f"the label memory is {describe(table)}; expected a contiguous (N, C) float32 table")
+    if table.shape[1] != logits.shape[1]:
         raise ShapeError(
-            f"logits is {describe(logits)} but the label memory has {memory.table.shape[1]} classes; "
+            f"logits is {describe(logits)} but the label memory has {table.shape[1]} classes; "
             "build it with num_classes equal to the network's outputs"
         )
-    check_device("the label memory", memory.table, logits)
+    check_device("the label memory", table, logits)

@@ -4,11 +4,11 @@ import math
 
 import numpy as np
 import torch
-from numba import carray, njit
+from numba import njit
 from torch import Tensor
 
 from ...cpu import team
-from ...cpu.native import as_float32, as_int8, as_int64, call, take
+from ...cpu.native import as_float32, as_float64, as_int8, as_int64, call, take
 from ...cpu.native import keep as keep_alive
 from ...cpu.rows import (
     fill,
@@ -30,18 +30,15 @@ SERIAL_BELOW = 1 << 16  # elements; waking a helper takes about 15 us
 CHUNK_ELEMENTS = 1 << 14
 
 
-@njit("void(int64,int64,int64,int64,int64,int64,int64,boolean,boolean,int64,int64)", cache=True, nogil=True)
+@njit("int64(int64,int64,int64,int64,int64,int64,int64,boolean,boolean,int64,int64)", cache=True, nogil=True)
 def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defer, role_, slots):
     """Give each position its role, in batch order; report the first label or id that is out of range.
 
-    Of several occurrences of an id the last one stores its row. With `defer` it does so after all others have read.
+    Of several occurrences of an id the last one stores its row. With `defer` it has to wait until all
+    others have read; returns how many wait.
     """
-    role = carray(as_int8(role_), batch)
-    label, index, errors = (
-        carray(as_int64(label_), batch),
-        carray(as_int64(index_), batch),
-        carray(as_int64(errors_), 4),
-    )
+    role, label, index, errors = as_int8(role_), as_int64(label_), as_int64(index_), as_int64(errors_)
+    deferred = 0
     for b in range(batch):
         role[b] = STORE
         if label_ != 0 and not 0 <= label[b] < classes:
@@ -53,7 +50,7 @@ def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defe
             if errors[0] == 0:
                 errors[0], errors[1], errors[2], errors[3] = 2, b, index[b], index[b]
     if table_ == 0:
-        return
+        return deferred
     seen = np.full(slots, -1, np.int32)  # open addressing, at most half full
     for b in range(batch - 1, -1, -1):
         if role[b] == INVALID:
@@ -65,15 +62,17 @@ def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defe
             seen[slot] = b
         else:
             role[b] = READ_ONLY
-            if defer:
+            if defer and role[seen[slot]] & ROLE != DEFERRED:
                 role[seen[slot]] |= DEFERRED
+                deferred += 1
         if one_hot:
             row = table_ + 4 * index[b] * classes
-            head = carray(as_float32(row), classes)
+            head = as_float32(row)
             if head[0] < 0:
                 role[b] |= FRESH
                 fill(row, classes, 0.0)
                 head[label[b]] = 1.0
+    return deferred
 
 
 @njit(
@@ -88,14 +87,13 @@ def process_rows(
     weight_, coefficients, parameters, needs, grad_scale, loss_, dlogits, stats_, prediction_, deferred,
 ):  # fmt: skip
     """Rows of the batch, `chunk` at a time, until the cursor is past the end; statistics only without dlogits."""
-    label, index, role = carray(as_int64(label_), batch), carray(as_int64(index_), batch), carray(as_int8(role_), batch)
-    weight, loss = carray(as_float32(weight_), batch), carray(as_float32(loss_), batch)
-    stats, prediction = carray(as_float32(stats_), (5, batch)), carray(as_int64(prediction_), batch)
-    scratch = np.empty(classes + 16, np.float32)
-    e = scratch.ctypes.data
-    numbers = np.zeros(16, np.float64)
-    row_stats, out = numbers[:8], numbers[8:]
-    row_stats[7] = classes
+    label, index, role = as_int64(label_), as_int64(index_), as_int8(role_)
+    weight, loss, stats, prediction = as_float32(weight_), as_float32(loss_), as_float32(stats_), as_int64(prediction_)
+    scratch, numbers = np.empty(classes + 16, np.float32), np.zeros(16, np.float64)
+    e, statistics_ = scratch.ctypes.data, numbers.ctypes.data
+    out_ = statistics_ + 8 * 8
+    statistics, out = as_float64(statistics_), as_float64(out_)
+    statistics[7] = classes
     while True:
         begin = take(cursor, chunk)
         if begin >= batch:
@@ -107,13 +105,14 @@ def process_rows(
             z, dz, y = logits + 4 * b * logits_stride, dlogits + 4 * b * classes, label[b] if label_ != 0 else -1
             if task == INVALID:
                 if stats_ != 0:
-                    stats[:, b] = 0.0
+                    for i in range(5):
+                        stats[i * batch + b] = 0.0
                     prediction[b] = 0
                 if dlogits != 0:
                     loss[b] = 0.0
                     fill(dz, classes, 0.0)
                 continue
-            z_row = carray(as_float32(z), classes)
+            z_row = as_float32(z)
             if stats_ != 0 and y >= 0:
                 others = max(largest_between(z, 0, y), largest_between(z, y + 1, classes))
                 top = max(others, z_row[y])
@@ -125,7 +124,7 @@ def process_rows(
                 s_e, s_ex, s_x = softmax_sums(z, classes, top, e)
             else:
                 target = target_ + 4 * classes * (index[b] if kind == TABLE else b)
-                if kind == TABLE and carray(as_float32(target), 1)[0] < 0:
+                if kind == TABLE and as_float32(target)[0] < 0:
                     b_use, b_keep = 0.0, 0.0  # never written: the prediction takes its place
                 s_e, s_ex, s_x, s_r, s_rx, s_re, s_ee = softmax_target_sums(z, classes, top, e, target)
             scale = 1.0 / s_e
@@ -136,18 +135,19 @@ def process_rows(
             nll = log_sum - x_y
             finite = math.isfinite(s_e + s_x)
             if stats_ != 0:
-                stats[0, b], stats[1, b], stats[2, b], stats[4, b] = nll, math.exp(-nll), scale, entropy
-                stats[3, b] = np.float64(z_row[y]) - others if classes > 1 else 0.0
+                margin = np.float64(z_row[y]) - others if classes > 1 else 0.0
+                stats[b], stats[batch + b], stats[2 * batch + b] = nll, math.exp(-nll), scale
+                stats[3 * batch + b], stats[4 * batch + b] = margin, entropy
                 prediction[b] = first_column(z, classes, top)
             if dlogits == 0:
                 continue
-            row_stats[0], row_stats[2], row_stats[6] = nll, entropy, s_x - classes * log_sum
+            statistics[0], statistics[2], statistics[6] = nll, entropy, s_x - classes * log_sum
             if needs & P_LABEL:
-                row_stats[1] = math.exp(-nll)
-            row_stats[3] = b_use * s_r + (1 - b_use)
-            row_stats[4] = (b_use * s_re + (1 - b_use) * s_ee * scale) * scale
-            row_stats[5] = b_use * (s_rx - log_sum * s_r) - (1 - b_use) * entropy
-            call(coefficients, row_stats.ctypes.data, parameters, out.ctypes.data)
+                statistics[1] = math.exp(-nll)
+            statistics[3] = b_use * s_r + (1 - b_use)
+            statistics[4] = (b_use * s_re + (1 - b_use) * s_ee * scale) * scale
+            statistics[5] = b_use * (s_rx - log_sum * s_r) - (1 - b_use) * entropy
+            call(coefficients, statistics_, parameters, out_)
             w = np.float64(weight[b]) if weight_ != 0 else 1.0
             loss[b] = out[0] * w if finite else np.nan
             w = w * grad_scale if finite else np.nan
@@ -162,7 +162,7 @@ def process_rows(
             else:
                 write_gradient(classes, e, dz, scale, out[1] * w, out[6] * w)
             if y >= 0:
-                carray(as_float32(dz), classes)[y] -= out[2] * w
+                as_float32(dz)[y] -= out[2] * w
             if role[b] & FRESH and not finite:
                 fill(target, classes, -1.0)
     keep_alive(scratch)
@@ -172,10 +172,10 @@ def process_rows(
 @njit("void(int64,int64,float64,int64)", cache=True, nogil=True)
 def reduce_rows(loss_, batch, divisor, result):
     """Sum of the losses, in float64 and in batch order, over `divisor`."""
-    loss, total = carray(as_float32(loss_), batch), 0.0
+    loss, total = as_float32(loss_), 0.0
     for b in range(batch):
         total += loss[b]
-    carray(as_float32(result), 1)[0] = total / divisor
+    as_float32(result)[0] = total / divisor
 
 
 @njit(
@@ -253,10 +253,10 @@ def pass_over(
         return
     role = torch.empty(batch, dtype=torch.int8)
     role_, table = role.data_ptr(), target_ if kind == TABLE else 0
-    prepare(batch, classes, label_, index_, table, num_samples, errors_, one_hot, True, role_, slots)
+    deferred = prepare(batch, classes, label_, index_, table, num_samples, errors_, one_hot, True, role_, slots)
     rows = (max(1, CHUNK_ELEMENTS // classes), *where_from, role_, kind, target_, *what_to_do)
     team.team.run(process_rows, *rows, False)
-    if kind == TABLE:
+    if deferred:
         team.alone(process_rows, *rows, True)
     if result_ != 0:
         reduce_rows(_address(loss), batch, divisor, result_)

@@ -1,0 +1,169 @@
+"""The plots of a report. `python benchmarks/plot.py results/cpu/<run>.json` draws those of a saved one again."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+COLOR = {"fastlnl": "#0a6e5c", "eager": "#b8b8b8", "torch.compile": "#e08a1e", "F.cross_entropy": "#4f7cac"}
+MARKER = {"fastlnl": "o", "eager": "s", "torch.compile": "^", "F.cross_entropy": "D"}
+METHOD_COLOR = {"ce": "#4f7cac", "alr": "#0a6e5c"}
+TITLE = {"P1": "P1: cross-entropy", "P2": "P2: soft targets", "P3": "P3: ALR, label memory"}
+LOOK: Any = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def write_plots(report: Record, folder: Path, stem: str) -> list[Path]:
+    """A PNG for each section of the report, in `folder`; returns the paths."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    drawings = {
+        "speedup": ("row_loss", draw_speedup),
+        "bandwidth": ("row_loss", draw_bandwidth),
+        "batch-size": ("batch_size", draw_batch_size),
+        "accuracy": ("accuracy", draw_accuracy),
+    }
+    written = []
+    with pyplot.rc_context(LOOK):
+        for name, (section, draw) in drawings.items():
+            records = [record for record in report.get(section, []) if not record.get("refused")]
+            if not records:
+                continue
+            figure = draw(records, pyplot)
+            figure.supxlabel(signature(report["machine"]), fontsize=8, color="#666666")
+            written.append(folder / f"{stem}-{name}.png")
+            figure.savefig(written[-1], dpi=150)
+            pyplot.close(figure)
+    return written
+
+
+def signature(machine: Record) -> str:
+    where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
+    return f"{where}, torch {machine['torch']}, commit {machine['commit']}, {machine['date'][:10]}"
+
+
+def draw_speedup(records: list[Record], pyplot: Any) -> Any:
+    """Bars from 1: time of a rival over time of fastlnl, logarithmic, a panel per case."""
+    records = [record for record in records if record["rival"] != "fastlnl" and "speedup" in record]
+    cases, rivals = (unique(record[key] for record in records) for key in ("case", "rival"))
+    figure, panels = pyplot.subplots(1, len(cases), figsize=(4.4 * len(cases), 4.0), sharey=True, squeeze=False)
+    for axes, case in zip(panels[0], cases, strict=True):
+        mine = [record for record in records if record["case"] == case]
+        shapes, present = unique(tuple(record["shape"]) for record in mine), unique(record["rival"] for record in mine)
+        width = 0.84 / len(present)
+        for record in mine:
+            middle = present.index(record["rival"]) - (len(present) - 1) / 2
+            x, ratio = shapes.index(tuple(record["shape"])) + middle * width, record["speedup"]
+            axes.bar(x, ratio - 1, 0.92 * width, bottom=1, color=COLOR[record["rival"]])
+            decimals = 0 if ratio >= 9.95 else 1 if ratio >= 0.995 else 2
+            above = {"va": "bottom", "xytext": (0, 2)} if ratio >= 1 else {"va": "top", "xytext": (0, -3)}
+            axes.annotate(
+                f"{ratio:.{decimals}f}", (x, ratio), textcoords="offset points", ha="center", fontsize=8, **above
+            )
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(shapes)), [f"{batch} x {classes}" for batch, classes in shapes], fontsize=9)
+        axes.set_title(TITLE.get(case, case))
+    ratios = [record["speedup"] for record in records]
+    ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50]
+    panels[0][0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0][0].minorticks_off()
+    panels[0][0].set_ylim(0.75 * min(1, *ratios), 1.3 * max(2, *ratios))
+    panels[0][0].set_ylabel("time of the rival / time of fastlnl")
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOR[rival]) for rival in rivals]
+    figure.legend(handles, rivals, loc="outside upper center", ncols=len(rivals))
+    return figure
+
+
+def draw_bandwidth(records: list[Record], pyplot: Any) -> Any:
+    """Share of the copy rate against the bytes that have to be moved, a panel per case."""
+    cases = unique(record["case"] for record in records)
+    figure, panels = pyplot.subplots(1, len(cases), figsize=(4.4 * len(cases), 4.0), sharey=True, squeeze=False)
+    for axes, case in zip(panels[0], cases, strict=True):
+        mine = [record for record in records if record["case"] == case]
+        draw_lines(axes, mine, x=lambda record: record["bytes"] / 1e6, y=lambda record: record["of_copy"])
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set_xscale("log")
+        axes.set_title(TITLE.get(case, case))
+        axes.set_xlabel("MB that have to be moved")
+    panels[0][0].set_ylabel("share of the rate of a large copy")
+    panels[0][0].set_ylim(bottom=0)
+    figure.legend(*panels[0][-1].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    return figure
+
+
+def draw_batch_size(records: list[Record], pyplot: Any) -> Any:
+    """Microseconds against batch size, both logarithmic, a panel per number of classes."""
+    widths = unique(record["shape"][1] for record in records)
+    figure, panels = pyplot.subplots(1, len(widths), figsize=(4.8 * len(widths), 4.2), sharey=True, squeeze=False)
+    for axes, classes in zip(panels[0], widths, strict=True):
+        mine = [record for record in records if record["shape"][1] == classes]
+        draw_lines(axes, mine, x=lambda record: record["shape"][0], y=lambda record: 1e6 * record["median"])
+        batches = unique(record["shape"][0] for record in mine)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.grid(axis="y", color="#e6e6e6")
+        axes.set_title(f"P3 step, C = {classes}")
+        axes.set_xlabel("batch size")
+    panels[0][0].set_ylabel("us, forward and backward")
+    panels[0][0].legend()
+    return figure
+
+
+def draw_accuracy(records: list[Record], pyplot: Any) -> Any:
+    """Test accuracy against epochs: mean over the seeds, and from the lowest to the highest seed as a band."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
+    for record in records:
+        by_epoch = list(zip(*record["curves"], strict=True))
+        epochs = range(1, len(by_epoch) + 1)
+        color = METHOD_COLOR.get(record["method"])
+        axes.plot(epochs, [sum(seeds) / len(seeds) for seeds in by_epoch], color=color, label=record["method"].upper())
+        axes.fill_between(epochs, [min(s) for s in by_epoch], [max(s) for s in by_epoch], color=color, alpha=0.2, lw=0)
+    lowest = min(min(curve[len(curve) // 6 :]) for record in records for curve in record["curves"])
+    axes.set_ylim(max(0, lowest - 3), 100)  # the first sixth of the run climbs from chance and would flatten the rest
+    first = records[0]
+    axes.set_title(f"{first['dataset']}, {first['noise']}, {first['seeds']} seeds (mean, lowest to highest)")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test accuracy, %")
+    axes.grid(axis="y", color="#e6e6e6")
+    axes.legend(loc="lower right")
+    return figure
+
+
+def draw_lines(axes: Any, records: list[Record], x: Any, y: Any) -> None:
+    """A line per rival in its colour, fastlnl on top."""
+    for rival in unique(record["rival"] for record in records):
+        mine = sorted((record for record in records if record["rival"] == rival), key=x)
+        axes.plot(
+            [x(record) for record in mine],
+            [y(record) for record in mine],
+            color=COLOR[rival],
+            marker=MARKER[rival],
+            markersize=5,
+            label=rival,
+            zorder=3 if rival == "fastlnl" else 2,
+        )
+
+
+def unique(values: Any) -> list[Any]:
+    """Without repetition, in the order of appearance."""
+    return list(dict.fromkeys(values))
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        source = Path(name)
+        print(*write_plots(json.loads(source.read_text()), source.parent, source.stem), sep="\n")

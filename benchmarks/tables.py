@@ -1,0 +1,137 @@
+"""The report as Markdown tables that are aligned in a terminal too."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from cases import CASES
+
+Record = dict[str, Any]
+
+
+def report_lines(report: Record) -> list[str]:
+    lines = machine_lines(report["machine"])
+    for section, write in (
+        ("row_loss", row_loss_lines),
+        ("batch_size", batch_size_lines),
+        ("accuracy", accuracy_lines),
+    ):
+        if section in report:
+            lines += ["", *write(report)]
+    return lines
+
+
+def machine_lines(machine: Record) -> list[str]:
+    packages = [f"{name} {machine[name]}" for name in ("fastlnl", "torch", "numba", "triton") if machine[name]]
+    return [
+        f"# fastlnl benchmarks, {machine['date']}, commit {machine['commit']}",
+        "",
+        *([f"- GPU: {machine['gpu']}, CUDA {machine['cuda']}"] if machine["gpu"] else []),
+        f"- CPU: {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"OMP_WAIT_POLICY={machine['omp_wait_policy']}",
+        f"- {', '.join(packages)}, Python {machine['python']}",
+        f"- fastlnl runs on {machine['backend']}",
+    ]
+
+
+def row_loss_lines(report: Record) -> list[str]:
+    """One table per case."""
+    lines = [
+        "## Loss and gradient of a batch, forward and backward through autograd, float32",
+        "",
+        "Medians and quartiles of rivals that take turns in one process, on inputs that take turns too. Errors are",
+        "norm over norm against float64. Peak is what a step allocates, gradient included. GB/s are the bytes of the",
+        f"byte model over the time; a large copy runs at {giga(report['copy_bytes_per_second'])} GB/s in this process.",
+    ]
+    for case in CASES:
+        records = [record for record in report["row_loss"] if record["case"] == case.name]
+        if records:
+            lines += ["", f"### {case.name}: {case.title}", "", *table(map(row_loss_row, records))]
+            lines += ["", f"Green before this table counts: `{case.test}`."]
+    return lines
+
+
+def row_loss_row(record: Record) -> Record:
+    where = {"B x C": by(record["shape"]), "rival": record["rival"]}
+    if record["refused"]:
+        return where | {"us": f"no number: {record['refused']}"}
+    fastlnl = record["rival"] == "fastlnl"
+    clocks = {name: micro(clock["median"]) for name, clock in record["clocks"].items() if name in ("warm", "host")}
+    return {
+        **where,
+        "us": micro(record["median"]),
+        "quartiles": f"{micro(record['low'])} .. {micro(record['high'])}",
+        **clocks,
+        "fastlnl is": "" if fastlnl or "speedup" not in record else f"{record['speedup']:.2f}x",
+        "wanted": wanted(record),
+        "error of loss": f"{record['errors']['loss']:.0e}",
+        "of gradient": f"{record['errors']['dlogits']:.0e}",
+        "peak MiB": f"{record['peak_bytes'] / 2**20:.2f}",
+        "GB/s": giga(record["bytes_per_second"]),
+        "of copy": f"{100 * record['of_copy']:.0f} %" if record["of_copy"] else "",
+    }
+
+
+def wanted(record: Record) -> str:
+    if record["target"] is None or "speedup" not in record or "wall" not in record["clocks"]:
+        return ""
+    return f">= {record['target']:g}x {'met' if record['speedup'] >= record['target'] else 'MISSED'}"
+
+
+def batch_size_lines(report: Record) -> list[str]:
+    """Rivals side by side, a row per shape."""
+    rows: dict[str, Record] = {}
+    for record in report["batch_size"]:
+        row = rows.setdefault(by(record["shape"]), {"B x C": by(record["shape"])})
+        row[f"{record['rival']}, us"] = "no number" if record["refused"] else micro(record["median"])
+    return ["## P3 against batch size", "", *table(rows.values())]
+
+
+def accuracy_lines(report: Record) -> list[str]:
+    first = report["accuracy"][0]
+    rows = [
+        {
+            "method": record["method"],
+            "last epoch, %": f"{record['last']:.2f} +- {record['last_std']:.2f}",
+            "best, %": f"{record['best']:.2f}",
+            "seconds": f"{record['seconds']:.1f}",
+            "labels wrong, %": f"{record['realised_noise']:.2f}",
+        }
+        for record in report["accuracy"]
+    ]
+    return [
+        f"## Time to accuracy: {first['dataset']}, {first['noise']}, {first['epochs']} epochs",
+        "",
+        f"Test accuracy, mean and standard deviation, n = {first['seeds']}; seconds of training of a run. The best "
+        "epoch is chosen on test data and is no result.",
+        "",
+        *table(rows),
+    ]
+
+
+def table(rows: Iterable[Record]) -> list[str]:
+    """Rows as a Markdown table in columns; numbers to the right; columns that are empty throughout are left out."""
+    rows = list(rows)
+    names = list(dict.fromkeys(name for row in rows for name in row if any(r.get(name) for r in rows)))
+    cells = [names, *([row.get(name, "") for name in names] for row in rows)]
+    # A sentence in place of a number may be wider than its column.
+    width = [max(len(line[i]) for line in cells if not line[i].startswith("no number:")) for i in range(len(names))]
+    left = [name in ("B x C", "rival", "method", "wanted") for name in names]
+    rule = [("-" * w) if to_left else "-" * (w - 1) + ":" for w, to_left in zip(width, left, strict=True)]
+    return ["| " + " | ".join(aligned(line, width, left)) + " |" for line in (cells[0], rule, *cells[1:])]
+
+
+def aligned(line: Sequence[str], width: Sequence[int], left: Sequence[bool]) -> list[str]:
+    return [c.ljust(w) if to_left else c.rjust(w) for c, w, to_left in zip(line, width, left, strict=True)]
+
+
+def by(shape: Sequence[int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def micro(seconds: float) -> str:
+    us = 1e6 * seconds
+    return f"{us:,.1f}" if us < 1000 else f"{us:,.0f}"
+
+
+def giga(bytes_per_second: float) -> str:
+    return f"{bytes_per_second / 1e9:,.1f}" if bytes_per_second < 1e11 else f"{bytes_per_second / 1e9:,.0f}"

@@ -1,0 +1,97 @@
+"""Registers, spills and wide memory accesses of the compiled row pass: `triton_resources.json`.
+
+Triton compiles for a GPU that is not there, so the table is made and checked anywhere:
+
+    python tests/ops/triton_resources.py            print what the kernels need now
+    python tests/ops/triton_resources.py --update   and write it to triton_resources.json
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TABLE = Path(__file__).with_suffix(".json")
+CAPABILITIES = (80, 90)
+CLASSES = (10, 100, 1000, 8192, 21841)  # the last is wider than a register tile
+LOSSES = {"none": "cross_entropy", "dense": "soft_cross_entropy", "table": "alr"}
+CASES = [(c, "fp32", t) for c in CLASSES for t in LOSSES] + [(1000, "bf16", t) for t in LOSSES]
+TYPES = {
+    **dict.fromkeys(("label", "index", "prediction", "errors"), "*i64"),
+    **dict.fromkeys(("target", "weight", "loss", "stats"), "*fp32"),
+    **dict.fromkeys(("batch", "num_samples"), "i32"),
+    **dict.fromkeys(("use", "keep", "grad_scale", "q0", "q1", "q2", "q3"), "fp32"),
+}
+
+
+def resources(classes, kind, target, capability):
+    """What one kernel takes: registers a thread, bytes of stack, local and shared memory, accesses in PTX."""
+    import triton
+    from triton.backends import nvidia
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fastlnl.ops.row_loss import LOSSES as DEFINED
+    from fastlnl.ops.row_loss.triton_kernel import TILE_COLUMNS, compiled_coefficients, tile_launch
+    from fastlnl.ops.row_loss.triton_wide import wide_launch
+
+    kernel, _, shape = (tile_launch if classes <= TILE_COLUMNS else wide_launch)(128, classes)
+    warps = shape.pop("num_warps")
+    constants = shape | {
+        "C": classes,
+        "STRIDE": classes,
+        "COEFFICIENTS": compiled_coefficients(DEFINED[LOSSES[target]]),
+        "TARGET": list(LOSSES).index(target),
+        "LABEL": True,
+        "INDEX": target == "table",
+        "WEIGHT": False,
+        "STATS": False,
+        "ONE_HOT": True,
+    }
+    types = TYPES | {"logits": f"*{kind}", "dlogits": f"*{kind}"}
+    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(signature) if signature[n].startswith("*")}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    asm = compiled.asm
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        command = [str(Path(nvidia.__file__).parent / "bin" / "cuobjdump"), "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {key.lower(): int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
+    return found | {
+        "shared": compiled.metadata.shared,  # taken at the launch, so not in the cubin
+        "wide_loads": len(re.findall(r"ld\.global[.\w:]*\.v4\.[bfsu]32", asm["ptx"])),
+        "wide_stores": len(re.findall(r"st\.global[.\w:]*\.v4\.[bfsu]32", asm["ptx"])),
+    }
+
+
+def measure():
+    import triton
+
+    rows = {
+        f"sm_{capability} {classes} {kind} {target}": resources(classes, kind, target, capability)
+        for capability in CAPABILITIES
+        for classes, kind, target in CASES
+    }
+    return {"triton": triton.__version__, "kernels": rows}
+
+
+def as_text(table):
+    rows = ",\n".join(f'    "{name}": {json.dumps(row)}' for name, row in table["kernels"].items())
+    return f'{{\n  "triton": "{table["triton"]}",\n  "kernels": {{\n{rows}\n  }}\n}}\n'
+
+
+if __name__ == "__main__":
+    if os.environ.pop("TRITON_INTERPRET", "0") == "1":
+        raise SystemExit("TRITON_INTERPRET is set, but this is about compiled kernels; unset it")
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    text = as_text(measure())
+    if "--update" in sys.argv:
+        TABLE.write_text(text)
+    print(text, end="")
