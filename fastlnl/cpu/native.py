@@ -4,6 +4,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 _I64 = ir.IntType(64)
@@ -52,3 +53,18 @@ def call(typing_context: Any, function: Any, first: Any, second: Any, third: Any
 def keep(typing_context: Any, array: Any) -> Any:
     """Does nothing, as late as it is written: numba frees an array after its last use, addresses are no use."""
     return types.void(array), lambda context, builder, sig, args: context.get_dummy_value()
+
+
+@intrinsic
+def prefetch(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, to be read and written soon."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        byte = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, *[ir.IntType(32)] * 3])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        write, near, data = (ir.Constant(ir.IntType(32), value) for value in (1, 3, 1))
+        builder.call(function, [builder.inttoptr(args[0], byte), write, near, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen

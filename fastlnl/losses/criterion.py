@@ -64,10 +64,11 @@ class Criterion(nn.Module):
         parameters: tuple[float, ...],
         **given: Any,
     ) -> Tensor:
-        if self.errors.device != logits.device:
-            self.errors = self.errors.to(logits.device)
+        errors = self.errors
+        if errors.device != logits.device:
+            self.errors = errors = errors.to(logits.device)
         self._classes = logits.shape[-1]
-        loss = fused_loss(logits, label, definition, parameters, reduction=self.reduction, errors=self.errors, **given)
+        loss = fused_loss(logits, label, definition, parameters, reduction=self.reduction, errors=errors, **given)
         if self._debug:
             self.check()
         return loss

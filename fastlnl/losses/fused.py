@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..ops.row_loss import LossDefinition, TableTarget, operator, row_loss
 from ..ops.scale_rows import scale_rows_
@@ -26,8 +25,9 @@ class _WithGradient(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("fused losses have no second derivative; call backward without create_graph=True")
         dlogits = ctx.dlogits
         if dlogits is None:
             raise RuntimeError(
@@ -95,7 +95,7 @@ def fused_loss(
             reduction, errors)  # fmt: skip
         return _WithGradientCompiled.apply(logits, value, dlogits, later) if differentiable else value
     value, dlogits, _ = row_loss(
-        logits.detach(),
+        logits,
         label,
         loss,
         parameters,

@@ -28,6 +28,11 @@ def assert_rows_are_nothing(result, rows):
     assert not any(column[rows].any() for column in result.stats)
 
 
+def assert_reported(errors, first, other):
+    """The first of two offenders of a batch; on a GPU the one whose program came first."""
+    assert errors.tolist() in ([first, other] if errors.is_cuda else [first])
+
+
 @pytest.mark.parametrize("wrong", [-1, 10, 11, FAR, -FAR])
 @pytest.mark.parametrize("name", ["cross_entropy", "alr"])
 def test_label_out_of_range(name, wrong, device):
@@ -40,7 +45,7 @@ def test_label_out_of_range(name, wrong, device):
     errors = new_error_word(device)
     options = {"memory": memory} if name == "alr" else {}
     result = call(z.to(device), y.to(device), name, errors=errors, index=index.to(device), with_stats=True, **options)
-    assert errors.tolist() == [1, 13, 5, wrong]
+    assert_reported(errors, [1, 13, 5, wrong], [1, 17, 5, wrong])
     assert_rows_are_nothing(result, [13, 17])
     right = [b for b in range(20) if b not in (13, 17)]
     assert result.dlogits[right].any(1).all()
@@ -60,7 +65,7 @@ def test_id_out_of_range(classes, wrong, device):
     result = call(
         z.to(device), y.to(device), "elr", errors=errors, memory=memory, index=index.to(device), with_stats=True
     )
-    assert errors.tolist() == [2, 2, wrong, wrong]
+    assert_reported(errors, [2, 2, wrong, wrong], [2, batch - 1, wrong, wrong])
     assert_rows_are_nothing(result, [2, batch - 1])
     assert same_bits(whole[:4], before[:4])
     assert same_bits(whole[-4:], before[-4:])

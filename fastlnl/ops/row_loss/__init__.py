@@ -62,13 +62,14 @@ def row_loss(
         target: (B, C) soft labels; rows need not sum to one.
         memory: targets from a label memory, which this call moves. Of several occurrences of an id in the batch each
             uses the old row; the one with the highest position is stored.
-        index: (B,) any integer type, sample ids; needed with `memory`.
+        index: (B,) any integer type, sample ids; needed with `memory`. Repeated ids carry the same label.
         weight: (B,) factor of each sample's loss and gradient.
         grad_scale: factor of dlogits, 1/B for the gradient of a mean.
         reduction: "none" gives loss (B,), "sum" and "mean" (over B; of an empty batch 0) give loss ().
         with_stats: also return `RowStats`; needs `label`.
         errors: (4,) int64 from `new_error_word`. The first label outside [0, C) or id outside [0, N) is recorded
-            there and stays; such a row has loss 0 and gradient 0 and touches no table.
+            there and stays (of several in one batch on a GPU, the one whose program comes first); such a row has loss
+            0 and gradient 0 and touches no table.
 
     Returns:
         `RowLossOutput`. A row with NaN or +inf logits has loss NaN and gradient NaN, and leaves its memory row as it

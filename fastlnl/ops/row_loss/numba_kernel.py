@@ -8,7 +8,7 @@ from numba import njit
 from torch import Tensor
 
 from ...cpu import team
-from ...cpu.native import as_float32, as_float64, as_int8, as_int64, call, take
+from ...cpu.native import as_float32, as_float64, as_int8, as_int64, call, prefetch, take
 from ...cpu.native import keep as keep_alive
 from ...cpu.rows import (
     fill,
@@ -26,8 +26,9 @@ from .numba_coefficients import ENTROPY_TERM, P_LABEL, coefficient_pointer, need
 NO_TARGET, DENSE, TABLE = 0, 1, 2
 STORE, READ_ONLY, DEFERRED, INVALID = 0, 1, 2, 3  # roles of a batch position
 ROLE, FRESH = 3, 4  # bits: the role; its memory row was never written before
-SERIAL_BELOW = 1 << 16  # elements; waking a helper takes about 15 us
+SERIAL_BELOW = 1 << 18  # elements, about 150 us; on busy cores waking a helper can take as long
 CHUNK_ELEMENTS = 1 << 14
+AHEAD, AHEAD_BYTES = 4, 1024  # rows of the label memory lie anywhere: the start of each is asked for some rows before
 
 
 @njit("int64(int64,int64,int64,int64,int64,int64,int64,boolean,boolean,int64,int64)", cache=True, nogil=True)
@@ -99,6 +100,10 @@ def process_rows(
         if begin >= batch:
             break
         for b in range(begin, min(begin + chunk, batch)):
+            if kind == TABLE and b + AHEAD < batch and role[b + AHEAD] != INVALID:
+                ahead = target_ + 4 * classes * index[b + AHEAD]
+                for line in range(0, min(4 * classes, AHEAD_BYTES), 64):
+                    prefetch(ahead + line)
             task = role[b] & ROLE
             if (task == DEFERRED) != deferred:
                 continue
@@ -130,7 +135,7 @@ def process_rows(
             scale = 1.0 / s_e
             log_sum = math.log(s_e)
             entropy = log_sum - s_ex * scale
-            offset = entropy - log_sum
+            offset = -s_ex * scale  # H - log sum e, without the cancellation
             x_y = max(np.float64(z_row[y]) - top, -1e30) if y >= 0 else 0.0
             nll = log_sum - x_y
             finite = math.isfinite(s_e + s_x)
@@ -235,9 +240,9 @@ def pass_over(
 ) -> None:  # fmt: skip
     """The pass over the rows, in one thread or by the team; without `dlogits` it writes statistics only."""
     batch, classes = logits.shape
-    z = logits if logits.dtype == torch.float32 else logits.float()
+    z = logits if logits.dtype == torch.float32 else logits.detach().float()
     if z.stride(1) != 1:
-        z = z.contiguous()
+        z = z.detach().contiguous()
     label_, index_, target_, errors_ = _address(label), _address(index), _address(target), errors.data_ptr()
     where_from = (batch, classes, z.data_ptr(), z.stride(0), label_, index_)
     what_to_do = (

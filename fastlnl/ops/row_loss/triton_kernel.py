@@ -170,7 +170,7 @@ def tile_rows(rows, live, old, fresh, logits, label, target, weight, loss, dlogi
         rows, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
         q0, q1, q2, q3, C, COEFFICIENTS, WEIGHT)  # fmt: skip
     p = e * scale[:, None]
-    dz = a[:, None] + d[:, None] * (x + (entropy - tl.log(s_e))[:, None])
+    dz = a[:, None] + d[:, None] * (x - (s_ex * scale)[:, None])  # log p + H
     if TARGET != NO_TARGET:
         t = r_use[:, None] * r + p_use[:, None] * p
         dz = p * (dz + e_[:, None] * t) + (f[:, None] - c[:, None] * t)
@@ -239,7 +239,7 @@ def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, 
 
 def row_loss(call: RowLossInput) -> RowLossOutput:
     batch, classes = call.logits.shape
-    z = call.logits if call.logits.stride(1) == 1 or classes == 1 else call.logits.contiguous()
+    z = call.logits if call.logits.stride(1) == 1 or classes == 1 else call.logits.detach().contiguous()
     device = z.device
     loss, dlogits = torch.empty(batch, device=device), torch.empty(batch, classes, dtype=z.dtype, device=device)
     stats = torch.empty(5 if call.with_stats else 0, batch, device=device)
@@ -273,10 +273,11 @@ def row_loss(call: RowLossInput) -> RowLossOutput:
 
 
 def tile_shape(classes):
-    """Rows a program, columns of the tile and warps: about 16 elements a thread."""
+    """Rows a program, columns of the tile and warps: 8 elements a thread for narrow rows, 16 for wide ones."""
     block = triton.next_power_of_2(classes)
     rows = max(1, min(8, (2048 if block >= 512 else 1024) // block))
-    return {"ROWS": rows, "BLOCK": block, "num_warps": max(1, min(16, rows * block // 512))}
+    warps = max(1, min(16, rows * block // (512 if block >= 512 else 256)))
+    return {"ROWS": rows, "BLOCK": block, "num_warps": warps}
 
 
 def tile_launch(batch, classes):

@@ -75,7 +75,7 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
     scale, entropy, nll, finite, a, b, c, d, e_, f = finish_rows(
         row, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
         q0, q1, q2, q3, C, COEFFICIENTS, WEIGHT)  # fmt: skip
-    offset = entropy - tl.log(s_e)
+    offset = -s_ex * scale  # H - log sum e, without the cancellation
     for start in range(0, C, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         inside = (columns < C)[None, :]

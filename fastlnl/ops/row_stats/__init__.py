@@ -19,7 +19,7 @@ def row_stats(logits: Tensor, label: Tensor, *, errors: Tensor) -> RowStats:
 
     Returns:
         `RowStats`: nll, p_label, confidence, margin, entropy (B,) float32 and prediction (B,) int64. Rows with NaN or
-        +inf logits give NaN; -inf counts as probability 0.
+        +inf logits give NaN (margin and prediction are then without meaning); -inf counts as probability 0.
 
     Raises:
         ShapeError: shapes or types do not fit.

@@ -1,5 +1,6 @@
 """The backward pass of every fused loss: multiply stored gradients by what comes in, if it is not 1."""
 
+import torch
 from torch import Tensor
 
 from ... import backend
@@ -30,5 +31,7 @@ def scale_rows_(dlogits: Tensor, factor: Tensor, constant: float = 1.0) -> Tenso
             f"factor has {tuple(factor.shape)} and dlogits {tuple(dlogits.shape)}; "
             "expected () or (B,) and contiguous (B, C)"
         )
-    backend.implementation("scale_rows", dlogits)(dlogits, factor.float().contiguous(), constant)
+    if factor.dtype != torch.float32 or factor.dim() > 0:
+        factor = factor.float().contiguous()
+    backend.implementation("scale_rows", dlogits)(dlogits, factor, constant)
     return dlogits
