@@ -15,12 +15,15 @@ from fastlnl.cpu import team as module
 from fastlnl.cpu.team import Team, alone
 from fastlnl.ops.row_loss import LOSSES, TableTarget, new_error_word, row_loss
 
-BATCH, CLASSES = 1500, 100  # above the size from which the team is called
+BATCH, CLASSES = 2800, 100  # above the size from which the team is called
 
 
 @pytest.fixture(autouse=True)
 def _numba():
     pytest.importorskip("numba")
+    from fastlnl.ops.row_loss.numba_kernel import SERIAL_BELOW
+
+    assert BATCH * CLASSES > SERIAL_BELOW
     with use_backend("numba"):
         yield
 

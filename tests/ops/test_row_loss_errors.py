@@ -111,8 +111,11 @@ def test_labels_are_not_looked_at_without_need(device):
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
 def test_wrong_rows_above_the_parallel_threshold(where):
     """The team of threads treats them like a single thread does."""
-    batch, classes = 700, 100
-    bad = {"first": 0, "middle": 350, "last": 699}[where]
+    from fastlnl.ops.row_loss.numba_kernel import SERIAL_BELOW
+
+    classes = 100
+    batch = SERIAL_BELOW // classes + 100
+    bad = {"first": 0, "middle": batch // 2, "last": batch - 1}[where]
     z, y, index = torch.randn(batch, classes), torch.arange(batch) % classes, torch.arange(batch) % 300
     y[bad] = -5
     results = []

@@ -92,8 +92,11 @@ def test_strides_change_nothing(classes, device):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_above_the_parallel_threshold(threads):
+    from fastlnl.ops.row_loss.numba_kernel import SERIAL_BELOW
+
     torch.set_num_threads(threads)
-    z, y = batch_of(100, batch=800)
+    z, y = batch_of(100, batch=2800)
+    assert z.numel() > SERIAL_BELOW
     with use_backend("numba"):
         check(z, y, "cpu")
 
