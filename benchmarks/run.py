@@ -80,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--quick", action="store_true", help="under 5 minutes on 2 cores (the default)")
     length.add_argument("--full", action="store_true", help="more repetitions and (16384, 1000)")
     parser.add_argument("--only", type=sections, default=SECTIONS, help=f"of {','.join(SECTIONS)}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=device, help="default: what this machine has")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     closer = parser.add_argument_group("to look closer")
     closer.add_argument("--shapes", type=shape, nargs="+", metavar="BxC", help="such as 128x10 4096x1000")

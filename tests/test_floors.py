@@ -23,7 +23,7 @@ FLOORS = [
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 HEAVY = {"numba", "triton", "matplotlib", "sklearn", "pandas", "PIL", "tqdm", "llvmlite"}
-KERNELS = ("numba_kernel", "numba_coefficients", "triton_kernel", "triton_wide")
+KERNELS = ("numba_kernel", "numba_coefficients", "numba_pass", "triton_kernel", "triton_wide")
 
 
 def modules():
