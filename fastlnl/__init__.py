@@ -1,10 +1,10 @@
 """Learning with noisy labels at the price of plain cross-entropy."""
 
-from . import losses, state
-from .backend import backends, current_backend, use_backend
-from .errors import BackendError, DefinitionError, LabelError, ShapeError, StateError
-from .ops.row_loss import LossDefinition, RowStats, define_loss
-from .ops.row_loss.check import check_loss
+from fastlnl import losses, state
+from fastlnl.backend import backends, current_backend, use_backend
+from fastlnl.errors import BackendError, DefinitionError, LabelError, ShapeError, StateError
+from fastlnl.ops.row_loss import LossDefinition, RowStats, define_loss
+from fastlnl.ops.row_loss.check import check_loss
 
 __version__ = "0.1.0"
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import BackendError
+from fastlnl.errors import BackendError
 
 MODULES = {"cuda": "cuda_kernel", "triton": "triton_kernel", "numba": "numba_kernel", "reference": "reference"}
 PREFERENCE = {"cuda": ("cuda", "triton", "reference"), "cpu": ("numba", "reference")}

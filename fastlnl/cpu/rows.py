@@ -7,7 +7,7 @@ float32 lanes for `CHUNK` columns and in float64 from there on. Rows are int64 a
 import numpy as np
 from numba import njit
 
-from .simd import (
+from fastlnl.cpu.simd import (
     WIDTH,
     exp,
     first_equal,

@@ -4,9 +4,9 @@ Every criterion is a coefficient function of `ops.row_loss` behind an `nn.Module
 samples' ids; the others accept and ignore them, so that criteria can be exchanged.
 """
 
-from .criterion import Criterion
-from .memory import ALR, ELR, SELC, MemoryCriterion
-from .robust import (
+from fastlnl.losses.criterion import Criterion
+from fastlnl.losses.memory import ALR, ELR, SELC, MemoryCriterion
+from fastlnl.losses.robust import (
     GCE,
     MAE,
     NCE,

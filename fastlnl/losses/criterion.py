@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ..errors import LabelError
-from ..ops.row_loss import REDUCTIONS, LossDefinition, new_error_word
-from .fused import fused_loss
+from fastlnl.errors import LabelError
+from fastlnl.losses.fused import fused_loss
+from fastlnl.ops.row_loss import REDUCTIONS, LossDefinition, new_error_word
 
 Reduction = Literal["mean", "sum", "none"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ops.row_loss import LossDefinition, TableTarget, operator, row_loss
-from ..ops.scale_rows import scale_rows_
+from fastlnl.ops.row_loss import LossDefinition, TableTarget, operator, row_loss
+from fastlnl.ops.scale_rows import scale_rows_
 
 # True while a backward pass with retain_graph=True runs; without the function every pass keeps the graph.
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)

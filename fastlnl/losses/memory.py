@@ -5,11 +5,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
-from ..ops.row_loss import LossDefinition, catalogue
-from ..state.label_memory import Init, LabelMemory
-from .criterion import Criterion, Reduction, require_inside
-from .fused import fused_loss
+from fastlnl.errors import ShapeError
+from fastlnl.losses.criterion import Criterion, Reduction, require_inside
+from fastlnl.losses.fused import fused_loss
+from fastlnl.ops.row_loss import LossDefinition, catalogue
+from fastlnl.state.label_memory import Init, LabelMemory
 
 
 class MemoryCriterion(Criterion):

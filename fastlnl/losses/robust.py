@@ -1,7 +1,7 @@
 """Criteria without state: cross-entropy and the robust losses that replace it."""
 
-from ..ops.row_loss import catalogue
-from .criterion import Criterion, Reduction, require_inside
+from fastlnl.losses.criterion import Criterion, Reduction, require_inside
+from fastlnl.ops.row_loss import catalogue
 
 
 class CrossEntropy(Criterion):

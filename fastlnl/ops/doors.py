@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from fastlnl.errors import ShapeError
 
 
 def describe(x: Tensor) -> str:

@@ -1,5 +1,5 @@
 """What is remembered of each sample."""
 
-from .label_memory import LabelMemory, check_labels, label_fingerprint
+from fastlnl.state.label_memory import LabelMemory, check_labels, label_fingerprint
 
 __all__ = ["LabelMemory", "check_labels", "label_fingerprint"]

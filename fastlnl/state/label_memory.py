@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import LabelError, ShapeError, StateError
-from ..ops.row_loss import TableTarget
+from fastlnl.errors import LabelError, ShapeError, StateError
+from fastlnl.ops.row_loss import TableTarget
 
 Init = Literal["onehot", "zeros", "first_prediction"]
 NEVER_WRITTEN = -1.0

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ... import backend
-from ...errors import DefinitionError, ShapeError
-from ..doors import check_device, check_logits, describe, floats, integers
-from .contract import RowLossInput, RowLossOutput, RowStats, TableTarget
-from .definition import COEFFICIENTS, LOSSES, STATISTICS, LossDefinition, define_loss
+from fastlnl import backend
+from fastlnl.errors import DefinitionError, ShapeError
+from fastlnl.ops.doors import check_device, check_logits, describe, floats, integers
+from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats, TableTarget
+from fastlnl.ops.row_loss.definition import COEFFICIENTS, LOSSES, STATISTICS, LossDefinition, define_loss
 
 __all__ = [
     "COEFFICIENTS",

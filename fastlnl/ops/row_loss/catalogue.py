@@ -4,8 +4,8 @@ Returned: loss, a, b, c, d, e, f of `dz_j = a p_j - b [j = y] - c t_j + e p_j t_
 `A` of the reverse cross-entropy is -log 1e-4, the value its authors give log 0 (Wang et al. 2019).
 """
 
-from ...arithmetic import exp, larger, log, where
-from .definition import define_loss
+from fastlnl.arithmetic import exp, larger, log, where
+from fastlnl.ops.row_loss.definition import define_loss
 
 
 @define_loss

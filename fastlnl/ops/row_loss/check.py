@@ -2,8 +2,8 @@
 
 import torch
 
-from ...errors import DefinitionError
-from .definition import COEFFICIENTS, TORCH_NAMESPACE, LossDefinition
+from fastlnl.errors import DefinitionError
+from fastlnl.ops.row_loss.definition import COEFFICIENTS, TORCH_NAMESPACE, LossDefinition
 
 
 def check_loss(loss: LossDefinition, *, tolerance: float = 1e-8, **parameters: float) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .definition import LossDefinition
+from fastlnl.ops.row_loss.definition import LossDefinition
 
 
 class TableTarget(NamedTuple):

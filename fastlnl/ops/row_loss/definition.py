@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from ... import arithmetic
-from ...errors import DefinitionError
+from fastlnl import arithmetic
+from fastlnl.errors import DefinitionError
 
 STATISTICS = {
     "nll": "-log p_y of the given label y",

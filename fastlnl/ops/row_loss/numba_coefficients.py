@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 import numpy as np
 from numba import cfunc, njit
 
-from .definition import MAX_PARAMETERS, LossDefinition
+from fastlnl.ops.row_loss.definition import MAX_PARAMETERS, LossDefinition
 
 ENTROPY_TERM, P_LABEL = 1, 2  # bits of what a loss needs
 

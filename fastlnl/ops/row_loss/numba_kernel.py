@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ...cpu import team
-from .contract import RowLossInput, RowLossOutput, RowStats
-from .numba_coefficients import coefficient_pointer, needs_of, parameter_block
-from .numba_pass import DENSE, NO_TARGET, TABLE, prepare, process_rows, reduce_rows, whole_pass
+from fastlnl.cpu import team
+from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats
+from fastlnl.ops.row_loss.numba_coefficients import coefficient_pointer, needs_of, parameter_block
+from fastlnl.ops.row_loss.numba_pass import DENSE, NO_TARGET, TABLE, prepare, process_rows, reduce_rows, whole_pass
 
 SERIAL_BELOW = 1 << 18  # elements, about 150 us; on busy cores waking a helper can take as long
 CHUNK_ELEMENTS = 1 << 14

@@ -5,9 +5,9 @@ import math
 import numpy as np
 from numba import njit
 
-from ...cpu.native import as_float32, as_float64, as_int8, as_int64, call, prefetch, take
-from ...cpu.native import keep as keep_alive
-from ...cpu.rows import (
+from fastlnl.cpu.native import as_float32, as_float64, as_int8, as_int64, call, prefetch, take
+from fastlnl.cpu.native import keep as keep_alive
+from fastlnl.cpu.rows import (
     fill,
     first_column,
     largest_between,
@@ -17,7 +17,7 @@ from ...cpu.rows import (
     write_gradient_with_entropy,
     write_gradient_with_target,
 )
-from .numba_coefficients import ENTROPY_TERM, P_LABEL
+from fastlnl.ops.row_loss.numba_coefficients import ENTROPY_TERM, P_LABEL
 
 NO_TARGET, DENSE, TABLE = 0, 1, 2
 STORE, READ_ONLY, DEFERRED, INVALID = 0, 1, 2, 3  # roles of a batch position

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import row_loss
-from .contract import TableTarget
-from .definition import LOSSES
+from fastlnl.ops.row_loss import row_loss
+from fastlnl.ops.row_loss.contract import TableTarget
+from fastlnl.ops.row_loss.definition import LOSSES
 
 _library = torch.library.Library("fastlnl", "FRAGMENT")
 _library.define(

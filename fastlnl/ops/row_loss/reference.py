@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .contract import RowLossInput, RowLossOutput, RowStats, TableTarget
-from .definition import TORCH_NAMESPACE
+from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats, TableTarget
+from fastlnl.ops.row_loss.definition import TORCH_NAMESPACE
 
 
 class Softmax(NamedTuple):

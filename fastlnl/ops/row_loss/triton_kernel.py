@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .contract import RowLossInput, RowLossOutput, RowStats
-from .definition import MAX_PARAMETERS, LossDefinition
+from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats
+from fastlnl.ops.row_loss.definition import MAX_PARAMETERS, LossDefinition
 
 NO_TARGET, DENSE, TABLE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 TILE_COLUMNS = 8192
@@ -256,7 +256,7 @@ def row_loss(call: RowLossInput) -> RowLossOutput:
     if batch > 0:
         launch = tile_launch
         if classes > TILE_COLUMNS:
-            from .triton_wide import wide_launch as launch
+            from fastlnl.ops.row_loss.triton_wide import wide_launch as launch
         kernel, grid, shape = launch(batch, classes)
         kernel[grid](
             z, call.label, call.index, target, call.weight, loss, dlogits, stats, prediction, call.errors, batch,

@@ -6,7 +6,7 @@ The first reading keeps the running maximum and rescales the sums when it grows 
 import triton
 import triton.language as tl
 
-from .triton_kernel import (
+from fastlnl.ops.row_loss.triton_kernel import (
     NO_TARGET,
     TABLE,
     below,

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from ... import backend
-from ..doors import check_logits, integers
-from ..row_loss import RowStats
+from fastlnl import backend
+from fastlnl.ops.doors import check_logits, integers
+from fastlnl.ops.row_loss import RowStats
 
 __all__ = ["row_stats"]
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..row_loss import RowStats
-from ..row_loss.numba_kernel import pass_over, row_stats_of
-from ..row_loss.numba_pass import NO_TARGET
+from fastlnl.ops.row_loss import RowStats
+from fastlnl.ops.row_loss.numba_kernel import pass_over, row_stats_of
+from fastlnl.ops.row_loss.numba_pass import NO_TARGET
 
 
 def row_stats(logits: Tensor, label: Tensor, errors: Tensor) -> RowStats | None:

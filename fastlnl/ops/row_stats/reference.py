@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..row_loss import RowStats
-from ..row_loss.reference import check_rows, softmax, statistics
+from fastlnl.ops.row_loss import RowStats
+from fastlnl.ops.row_loss.reference import check_rows, softmax, statistics
 
 
 def row_stats(logits: Tensor, label: Tensor, errors: Tensor) -> RowStats:

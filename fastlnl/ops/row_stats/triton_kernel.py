@@ -5,8 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..row_loss import RowStats
-from ..row_loss.triton_kernel import NO_TARGET, TILE_COLUMNS, below, check_rows, store_stats, tile_shape
+from fastlnl.ops.row_loss import RowStats
+from fastlnl.ops.row_loss.triton_kernel import NO_TARGET, TILE_COLUMNS, below, check_rows, store_stats, tile_shape
 
 
 @triton.jit

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ... import backend
-from ...errors import ShapeError
+from fastlnl import backend
+from fastlnl.errors import ShapeError
 
 
 def scale_rows_(dlogits: Tensor, factor: Tensor, constant: float = 1.0) -> Tensor:

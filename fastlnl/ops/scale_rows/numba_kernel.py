@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .reference import scale_rows as multiply
+from fastlnl.ops.scale_rows.reference import scale_rows as multiply
 
 
 def scale_rows(dlogits: Tensor, factor: Tensor, constant: float) -> None:
