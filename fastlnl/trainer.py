@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import random
 import sys
@@ -22,6 +21,7 @@ from fastlnl.metrics import memorisation
 from fastlnl.networks import build_network
 from fastlnl.noise import NoisyLabels, apply_noise
 from fastlnl.runlog import RunFolder
+from fastlnl.state import label_fingerprint
 
 if TYPE_CHECKING:
     from fastlnl.methods.base import Method
@@ -223,7 +223,7 @@ class Trainer:
             "dataset": self.data.note or self.data.name,
             "num_samples": len(noisy.label),
             "num_classes": self.data.num_classes,
-            "label_sha256": hashlib.sha256(noisy.label.cpu().numpy().tobytes()).hexdigest(),
+            "label_fingerprint": label_fingerprint(noisy.label),
             "noise_mode": noisy.mode,
             "noise_count": noisy.count,
             "nominal_noise": noisy.nominal_rate,

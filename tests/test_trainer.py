@@ -122,7 +122,7 @@ def test_existing_run_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 4}, "label_sha256 was"),
+        ({"seed": 4}, "label_fingerprint was"),
         ({"noise": "symmetric:0.2"}, "nominal_noise was 0.4 and is now 0.2"),
         ({"epochs": 9}, "epochs was 1 and is now 9"),
         ({"lr": 0.5}, "lr was 0.001 and is now 0.5"),
