@@ -5,7 +5,7 @@ from fastlnl.ops.row_loss import catalogue
 
 
 class CrossEntropy(Criterion):
-    """-log p_y."""
+    """-log p_y; a label outside [0, C) is an error, there is no ignore_index."""
 
     def __init__(self, reduction: Reduction = "mean") -> None:
         super().__init__(catalogue.cross_entropy, reduction=reduction)
