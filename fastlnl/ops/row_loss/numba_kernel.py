@@ -8,7 +8,8 @@ from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats
 from fastlnl.ops.row_loss.numba_coefficients import coefficient_pointer, needs_of, parameter_block
 from fastlnl.ops.row_loss.numba_pass import DENSE, NO_TARGET, TABLE, prepare, process_rows, reduce_rows, whole_pass
 
-SERIAL_BELOW = 1 << 18  # elements, about 150 us; on busy cores waking a helper can take as long
+SERIAL_BELOW = 1 << 18  # elements, about 200 us; on busy cores waking a helper can take as long
+ROW_WORK = 40  # a row costs as much as this many elements before its first
 CHUNK_ELEMENTS = 1 << 14
 
 
@@ -56,7 +57,7 @@ def pass_over(
     )  # fmt: skip
     slots = 1 << (2 * batch).bit_length()
     result_ = _address(result)
-    if batch * classes < SERIAL_BELOW:
+    if batch * (classes + ROW_WORK) < SERIAL_BELOW:
         whole_pass(
             *where_from, kind, target_, num_samples, errors_, one_hot, *what_to_do, slots, divisor, result_
         )  # fmt: skip

@@ -22,7 +22,7 @@ from fastlnl.ops.row_loss.numba_coefficients import ENTROPY_TERM, P_LABEL
 NO_TARGET, DENSE, TABLE = 0, 1, 2
 STORE, READ_ONLY, DEFERRED, INVALID = 0, 1, 2, 3  # roles of a batch position
 ROLE, FRESH = 3, 4  # bits: the role; its memory row was never written before
-AHEAD_BYTES = 1024  # rows of the label memory lie anywhere: the start of each is asked for some rows before
+AHEAD_BYTES = 2048  # rows of the label memory lie anywhere: the start of each is asked for some rows before
 
 
 @njit("int64(int64,int64,int64,int64,int64,int64,int64,boolean,boolean,int64,int64)", cache=True, nogil=True)
