@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastlnl.cpu import team
+from fastlnl.cpu import pages, team
 from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats
 from fastlnl.ops.row_loss.numba_coefficients import coefficient_pointer, needs_of, parameter_block
 from fastlnl.ops.row_loss.numba_pass import DENSE, NO_TARGET, TABLE, prepare, process_rows, reduce_rows, whole_pass
@@ -16,7 +16,7 @@ CHUNK_ELEMENTS = 1 << 14
 def row_loss(call_: RowLossInput) -> RowLossOutput:
     logits, memory = call_.logits, call_.memory
     batch, classes = logits.shape
-    dlogits, loss = torch.empty(batch, classes), torch.empty(batch)
+    dlogits, loss = pages.empty(batch, classes), torch.empty(batch)
     stats = prediction = result = None
     if call_.with_stats:
         stats, prediction = torch.empty(5, batch), torch.empty(batch, dtype=torch.int64)

@@ -1,0 +1,31 @@
+"""Large outputs are ordinary tensors, on large pages where the system has them."""
+
+import resource
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastlnl.cpu.pages import LARGE, empty
+
+SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2000, 5000])
+def test_an_ordinary_tensor_of_any_size(batch):
+    x = empty(batch, 4001)
+    assert x.shape == (batch, 4001)
+    assert x.dtype == torch.float32
+    assert x.is_contiguous()
+    assert x.fill_(2.0).sum(dtype=torch.float64) == 2.0 * batch * 4001
+
+
+@pytest.mark.skipif(
+    not SWITCH.exists() or "[never]" in SWITCH.read_text(), reason="this system has no transparent huge pages"
+)
+def test_fresh_memory_faults_far_less_than_once_in_4_kib():
+    rows = 2 * LARGE // (4 * 4096)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    empty(rows, 4096).fill_(1.0)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+    assert faults < rows * 4 / 2  # a row is four pages of 4 KiB
