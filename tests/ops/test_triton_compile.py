@@ -13,15 +13,26 @@ NAMES = [f"sm_{capability} {classes} {kind} {target}" for capability in CAPABILI
 MORE_REGISTERS = 8  # one step in which registers are handed out, twice: another ptxas build may take that
 
 
+def run_without_interpreter(cache, *arguments):
+    """Output of `triton_resources.py` in a process without the interpreter, with an empty cache."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment |= {"TRITON_CACHE_DIR": str(cache), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(TABLE.with_suffix(".py")), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """Compiled in a process without the interpreter, into an empty cache."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "OMP_NUM_THREADS": "1"}
-    script = TABLE.with_suffix(".py")
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(run_without_interpreter(tmp_path_factory.mktemp("triton")))
+
+
+def test_every_loss_and_primitive_compiles_as_it_is_launched(tmp_path):
+    from fastlnl.ops.row_loss import LOSSES, catalogue
+
+    names = [name for name, loss in LOSSES.items() if getattr(catalogue, name, None) is loss]
+    assert run_without_interpreter(tmp_path, "--every") == f"{2 * len(names) + 6} kernels compiled\n"
 
 
 @pytest.fixture(scope="module")

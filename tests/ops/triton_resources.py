@@ -4,6 +4,7 @@ Triton compiles for a GPU that is not there, so the table is made and checked an
 
     python tests/ops/triton_resources.py            print what the kernels need now
     python tests/ops/triton_resources.py --update   and write it to triton_resources.json
+    python tests/ops/triton_resources.py --every    compile every loss and primitive as it is launched
 """
 
 import json
@@ -21,18 +22,15 @@ LOSSES = {"none": "cross_entropy", "dense": "soft_cross_entropy", "table": "alr"
 CASES = [(c, "fp32", t) for c in CLASSES for t in LOSSES] + [(1000, "bf16", t) for t in LOSSES]
 TYPES = {
     **dict.fromkeys(("label", "index", "prediction", "errors"), "*i64"),
-    **dict.fromkeys(("target", "weight", "loss", "stats"), "*fp32"),
+    **dict.fromkeys(("target", "weight", "loss", "stats", "factor"), "*fp32"),
     **dict.fromkeys(("batch", "num_samples"), "i32"),
-    **dict.fromkeys(("use", "keep", "grad_scale", "q0", "q1", "q2", "q3"), "fp32"),
+    **dict.fromkeys(("use", "keep", "grad_scale", "constant", "q0", "q1", "q2", "q3"), "fp32"),
 }
 
 
 def resources(classes, kind, target, capability):
     """What one kernel takes: registers a thread, bytes of stack, local and shared memory, accesses in PTX."""
-    import triton
     from triton.backends import nvidia
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     from fastlnl.ops.row_loss import LOSSES as DEFINED
     from fastlnl.ops.row_loss.triton_kernel import TILE_COLUMNS, compiled_coefficients, tile_launch
@@ -51,12 +49,7 @@ def resources(classes, kind, target, capability):
         "STATS": False,
         "ONE_HOT": True,
     }
-    types = TYPES | {"logits": f"*{kind}", "dlogits": f"*{kind}"}
-    signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(signature) if signature[n].startswith("*")}
-    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    compiled = compile_kernel(kernel, constants, warps, capability, kind)
     asm = compiled.asm
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(asm["cubin"])
@@ -69,6 +62,49 @@ def resources(classes, kind, target, capability):
         "wide_loads": len(re.findall(r"ld\.global[.\w:]*\.v4\.[bfsu]32", asm["ptx"])),
         "wide_stores": len(re.findall(r"st\.global[.\w:]*\.v4\.[bfsu]32", asm["ptx"])),
     }
+
+
+def compile_kernel(kernel, constants, warps, capability, kind="fp32"):
+    """A kernel for a GPU that need not be there; an argument that is None at the launch is a constant None."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    types = TYPES | {"logits": f"*{kind}", "dlogits": f"*{kind}"}
+    signature = {n: "constexpr" if n in constants else types[n] for n in kernel.arg_names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(signature) if signature[n].startswith("*")}
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+
+
+def compile_every(capability=90):
+    """Every loss as it is launched, with statistics and without, and the other primitives; returns how many kernels."""
+    from fastlnl.ops.row_loss import LOSSES as DEFINED
+    from fastlnl.ops.row_loss.triton_kernel import compiled_coefficients, tile_launch, tile_shape
+    from fastlnl.ops.row_stats.triton_kernel import row_stats_kernel
+    from fastlnl.ops.scale_rows.triton_kernel import scale_rows_kernel
+
+    count = 0
+    for loss in DEFINED.values():
+        for stats in (False, True):
+            kernel, _, shape = tile_launch(128, 100)
+            warps, target = shape.pop("num_warps"), 2 if loss.needs_target else 0
+            label = loss.needs_label or stats
+            absent = {"label": label, "index": target == 2, "target": target == 2, "weight": stats}
+            constants = shape | {"C": 100, "STRIDE": 100, "COEFFICIENTS": compiled_coefficients(loss), "TARGET": target}
+            constants |= {"LABEL": label, "INDEX": target == 2, "WEIGHT": stats, "STATS": stats, "ONE_HOT": False}
+            constants |= {name: None for name, there in absent.items() if not there}
+            compile_kernel(kernel, constants, warps, capability)
+            count += 1
+    for classes in (100, 9000):
+        shape = tile_shape(min(classes, 8192))
+        warps = shape.pop("num_warps")
+        compile_kernel(row_stats_kernel, shape | {"C": classes, "STRIDE": classes}, warps, capability)
+        for per_row in (0, 1):
+            compile_kernel(scale_rows_kernel, {"C": classes, "PER_ROW": per_row, "BLOCK": 4096}, 4, capability, "fp16")
+        count += 3
+    return count
 
 
 def measure():
@@ -91,6 +127,9 @@ if __name__ == "__main__":
     if os.environ.pop("TRITON_INTERPRET", "0") == "1":
         raise SystemExit("TRITON_INTERPRET is set, but this is about compiled kernels; unset it")
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+    if "--every" in sys.argv:
+        print(compile_every(), "kernels compiled")
+        raise SystemExit
     text = as_text(measure())
     if "--update" in sys.argv:
         TABLE.write_text(text)
