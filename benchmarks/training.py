@@ -9,10 +9,10 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ chosen on test data and stands there for comparison only. Cross-entropy has the 
 
 
 def keep(folder: Path) -> Path:
-    """Copy settings, log and final metrics of a finished run; returns where."""
+    """Copy settings, log and final metrics of a finished run; returns where. The commit noted is the one of now."""
+    made_with = versions()
     settings = json.loads((folder / "run.json").read_text())
     group = f"{settings['dataset']} {settings['noise_mode']} {settings['nominal_noise']:g} {settings['network']}"
     name = "".join(c if c.isalnum() or c in ".-" else "_" for c in group)
@@ -38,25 +39,26 @@ def keep(folder: Path) -> Path:
     to.mkdir(parents=True, exist_ok=True)
     for file in KEPT:
         shutil.copyfile(folder / file, to / file)
-    settings["made_with"] = versions()
+    settings["made_with"] = made_with
     (to / "run.json").write_text(json.dumps(settings) + "\n")
     return to
 
 
+@cache
 def versions() -> dict[str, str]:
-    """What made the run: commit, torch, processor."""
+    """What made the run: commit (-dirty with changes), torch, processor; as found before the first result is written."""
     import torch
+    from run import commit
 
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    return {"commit": git.stdout.strip() or "unknown", "torch": torch.__version__, "processor": processor}
+    return {"commit": commit(), "torch": torch.__version__, "processor": processor}
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train each method on each seed with the recipe of the data set."""
     from fastlnl.cli import main
 
+    versions()
     for seed in arguments.seeds:
         for method in arguments.methods:
             with tempfile.TemporaryDirectory() as folder:
