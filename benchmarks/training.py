@@ -46,7 +46,7 @@ def keep(folder: Path) -> Path:
 
 @cache
 def versions() -> dict[str, str]:
-    """What made the run: commit (-dirty with changes), torch, processor; as found before the first result is written."""
+    """What made the run: commit (-dirty with changes), torch, processor; taken before the first result is written."""
     import torch
     from run import commit
 
