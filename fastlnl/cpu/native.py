@@ -24,7 +24,6 @@ as_float32 = _pointer(types.float32, ir.FloatType())
 as_float64 = _pointer(types.float64, ir.DoubleType())
 as_int64 = _pointer(types.int64, _I64)
 as_int8 = _pointer(types.int8, ir.IntType(8))
-as_int32 = _pointer(types.int32, ir.IntType(32))
 
 
 @intrinsic
