@@ -24,7 +24,7 @@ Written by `python benchmarks/training.py table` from the settings and logs here
 standard deviation over seeds (noise, weights and order change with the seed); headline is the last epoch, "best" is
 chosen on test data and stands there for comparison only. Cross-entropy has the same network, schedule and noise.
 
-| data | given labels | wrong | network, epochs | method | n | last | last 10 | best | labels right | commit |
+| data | given labels | wrong | network, views, epochs | method | n | last | last 10 | best | labels right | commit |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 
@@ -33,7 +33,8 @@ def keep(folder: Path) -> Path:
     """Copy settings, log and final metrics of a finished run; returns where. The commit noted is the one of now."""
     made_with = versions()
     settings = json.loads((folder / "run.json").read_text())
-    group = f"{settings['dataset']} {settings['noise_mode']} {settings['nominal_noise']:g} {settings['network']}"
+    keys = ("dataset", "noise_mode", "nominal_noise", "network", "augment")
+    group = " ".join(str(settings[key] or "none") for key in keys)
     name = "".join(c if c.isalnum() or c in ".-" else "_" for c in group)
     to = RESULTS / name / f"{settings['method']}-seed{settings['seed']}"
     to.mkdir(parents=True, exist_ok=True)
@@ -83,8 +84,9 @@ def table() -> None:
         repaired = [log[-1]["correction_accuracy"] for _, log in runs if "correction_accuracy" in log[-1]]
         wrong = statistics.mean(100 * s["realised_noise"] for s, _ in runs)
         lines.append(
-            f"| {settings['dataset']} | [{settings['noise_mode']}]({folder}) | {wrong:.1f} % | {settings['network']}, "
-            f"{settings['epochs']} | {method} | {len(runs)} | {spread([a[-1] for a in accuracy])} | "
+            f"| {settings['dataset']} | [{settings['noise_mode']}]({folder}) | {wrong:.1f} % | "
+            f"{settings['network']}, {settings['augment'] or 'as they are'}, {settings['epochs']} | {method} | "
+            f"{len(runs)} | {spread([a[-1] for a in accuracy])} | "
             f"{spread([statistics.mean(a[-10:]) for a in accuracy])} | {spread([max(a) for a in accuracy])} | "
             f"{f'{100 * statistics.mean(repaired):.2f} %' if repaired else '-'} | "
             f"{', '.join(sorted({s['made_with']['commit'] for s, _ in runs}))} |"

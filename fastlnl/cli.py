@@ -62,9 +62,9 @@ def train(arguments: argparse.Namespace) -> int:
     options = dict(_option(text) for text in arguments.option)
     if "momentum" in method_class.defaults and "preset" not in options:  # a preset says its own
         options.setdefault("momentum", momentum)
-    for name in ("network", "epochs", "batch_size", "optimizer", "lr", "schedule", "amp"):
+    for name in ("network", "epochs", "batch_size", "optimizer", "lr", "schedule", "weight_decay", "augment", "amp"):
         if (value := getattr(arguments, name)) is not None:
-            settings[name] = value
+            settings[name] = None if value == "none" else value
     out_dir = arguments.out or Path("runs", _run_name(arguments))
     if arguments.overwrite:
         (out_dir / "checkpoint.pt").unlink(missing_ok=True)
@@ -118,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--optimizer", help="sgd or adam")
     recipe.add_argument("--lr", type=float)
     recipe.add_argument("--schedule", help="cosine, step or constant")
+    recipe.add_argument("--weight-decay", type=float)
+    recipe.add_argument("--augment", help="crop_flip or none")
     recipe.add_argument("--amp", help="bfloat16 or float16")
     sub.add_argument("--device", default="cpu", help="such as cpu, cuda, cuda:1")
     sub.add_argument("--data", type=Path, help="folder of the data sets, default FASTLNL_DATA")

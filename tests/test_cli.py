@@ -43,6 +43,13 @@ def test_options_reach_the_method():
     assert (settings["option_momentum"], settings["option_entropy_weight"]) == (0.9, 0.0)
 
 
+def test_training_settings_reach_the_trainer(tmp_path):
+    given = ["--weight-decay", "0.01", "--augment", "none", "--lr", "0.002"]
+    assert main([*TRAIN, *given, "--out", str(tmp_path)]) == 0
+    settings = json.loads((tmp_path / "run.json").read_text())
+    assert [settings[name] for name in ("weight_decay", "augment", "lr")] == [0.01, None, 0.002]
+
+
 def test_second_run_needs_resume_or_overwrite(capsys):
     assert main([*TRAIN, "--out", "a"]) == 0
     assert main([*TRAIN, "--out", "a"]) == 2
