@@ -24,7 +24,7 @@ from fastlnl.cpu.simd import (
     total,
 )
 
-CHUNK = 2048
+CHUNK = 256
 _f = np.float32
 _ZERO = _f(0.0)
 _LOWEST = _f(-np.inf)
@@ -123,21 +123,20 @@ def write_gradient(columns, scratch, gradient, scale, a, f):
 @njit
 def write_gradient_with_entropy(z, columns, top, scratch, gradient, scale, a, d, offset, f):
     """gradient = p (a + d (x + offset)) + f; offset = H - log sum e, so that x + offset = log p + H."""
-    scale_, a_, d_, offset_, f_ = splat(_f(scale)), splat(_f(a)), splat(_f(d)), splat(_f(offset)), splat(_f(f))
+    a_, d_, offset_, f_ = splat(_f(scale * a)), splat(_f(scale * d)), splat(_f(offset)), splat(_f(f))
     whole = columns - columns % WIDTH
     for j in range(0, whole, WIDTH):
-        x, p = floored(load(z, j) - top, _FAR), load(scratch, j) * scale_
-        store(gradient, j, fma(p, fma(d_, x + offset_, a_), f_))
+        x = floored(load(z, j) - top, _FAR)
+        store(gradient, j, fma(load(scratch, j), fma(d_, x + offset_, a_), f_))
     if whole < columns:
-        x, p = floored(load_first(z, whole, columns - whole, top) - top, _FAR), load(scratch, whole) * scale_
-        store_first(gradient, whole, columns - whole, fma(p, fma(d_, x + offset_, a_), f_))
+        x = floored(load_first(z, whole, columns - whole, top) - top, _FAR)
+        store_first(gradient, whole, columns - whole, fma(load(scratch, whole), fma(d_, x + offset_, a_), f_))
 
 
 @njit(inline="always")
-def _with_target(x, e, r, scale, use, rest, a, c, d, e_coefficient, offset, f):
-    p = e * scale
-    t = fma(use, r, rest * p)
-    return fma(p, fma(e_coefficient, t, fma(d, x + offset, a)), f - c * t), p
+def _with_target(x, e, r, use, rest, a, c, d, e_coefficient, offset, f):
+    t = fma(use, r, rest * e)
+    return fma(e, fma(e_coefficient, t, fma(d, x + offset, a)), f - c * t)
 
 
 @njit
@@ -146,25 +145,32 @@ def write_gradient_with_target(
 ):
     """gradient = p (a + e t + d (x + offset)) - c t + f with t = use r + (1 - use) p.
 
-    With `update` the row r becomes keep r + (1 - keep) p.
+    With `update` the row r becomes keep r + (1 - keep) p. The factor of p = scale exp(x) is part of the coefficients
+    before they are rounded to float32.
     """
-    scale_, offset_, use_, rest_ = splat(_f(scale)), splat(_f(offset)), splat(_f(use)), splat(_f(1 - use))
-    keep_, fade_ = splat(_f(keep)), splat(_f(1 - keep))
-    a_, c_, d_, e_, f_ = splat(_f(a)), splat(_f(c)), splat(_f(d)), splat(_f(e)), splat(_f(f))
+    use_, rest_, offset_ = splat(_f(use)), splat(_f(scale * (1 - use))), splat(_f(offset))
+    keep_, fade_ = splat(_f(keep)), splat(_f(scale * (1 - keep)))
+    a_, d_, e_ = splat(_f(scale * a)), splat(_f(scale * d)), splat(_f(scale * e))
+    c_, f_ = splat(_f(c)), splat(_f(f))
     whole = columns - columns % WIDTH
     for j in range(0, whole, WIDTH):
-        x, r = floored(load(z, j) - top, _FAR), load(target, j)
-        dz, p = _with_target(x, load(scratch, j), r, scale_, use_, rest_, a_, c_, d_, e_, offset_, f_)
-        store(gradient, j, dz)
+        x, e_x, r = floored(load(z, j) - top, _FAR), load(scratch, j), load(target, j)
+        store(gradient, j, _with_target(x, e_x, r, use_, rest_, a_, c_, d_, e_, offset_, f_))
         if update:
-            store(target, j, fma(keep_, r, fade_ * p))
+            store(target, j, fma(keep_, r, fade_ * e_x))
     if whole < columns:
         count = columns - whole
         x, r = floored(load_first(z, whole, count, top) - top, _FAR), load_first(target, whole, count, _ZERO)
-        dz, p = _with_target(x, load(scratch, whole), r, scale_, use_, rest_, a_, c_, d_, e_, offset_, f_)
-        store_first(gradient, whole, count, dz)
+        e_x = load(scratch, whole)
+        store_first(gradient, whole, count, _with_target(x, e_x, r, use_, rest_, a_, c_, d_, e_, offset_, f_))
         if update:
-            store_first(target, whole, count, fma(keep_, r, fade_ * p))
+            store_first(target, whole, count, fma(keep_, r, fade_ * e_x))
+
+
+@njit(inline="always")
+def gradient_at(x, p, t, a, b, c, d, e, offset, f):
+    """One entry of the gradient in float64: p at the label less b, which often is nearly as large."""
+    return p * (a + e * t + d * (x + offset)) - b - c * t + f
 
 
 @njit

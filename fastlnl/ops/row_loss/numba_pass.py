@@ -5,11 +5,13 @@ import math
 import numpy as np
 from numba import njit
 
+from fastlnl.cpu.narrow_rows import NARROW, distance, narrow_sums, write_narrow_gradient
 from fastlnl.cpu.native import as_float32, as_float64, as_int8, as_int64, call, prefetch, take
 from fastlnl.cpu.native import keep as keep_alive
 from fastlnl.cpu.rows import (
     fill,
     first_column,
+    gradient_at,
     largest_between,
     softmax_sums,
     softmax_target_sums,
@@ -112,10 +114,14 @@ def process_rows(
                 z, e, s = logits + 4 * b * logits_stride, exps_ + 4 * width * (b - first), sums_ + 64 * (b - first)
                 sums, top = as_float64(s), largest_between(z, 0, classes)
                 sums[0] = top
-                if kind == NO_TARGET:
+                target = 0 if kind == NO_TARGET else target_ + 4 * classes * (index[b] if kind == TABLE else b)
+                if classes <= NARROW:
+                    sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7] = narrow_sums(
+                        z, classes, top, e, target
+                    )
+                elif kind == NO_TARGET:
                     sums[1], sums[2], sums[3] = softmax_sums(z, classes, top, e)
                 else:
-                    target = target_ + 4 * classes * (index[b] if kind == TABLE else b)
                     sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7] = softmax_target_sums(
                         z, classes, top, e, target
                     )
@@ -173,21 +179,33 @@ def process_rows(
                 z, y = logits + 4 * b * logits_stride, label[b] if label_ != 0 else -1
                 sums, out = as_float64(sums_ + 64 * (b - first)), as_float64(out_ + 64 * (b - first))
                 top, scale, offset = np.float32(sums[0]), sums[1], sums[2]
+                target, old, kept, update, t = 0, 1.0, 1.0, False, 0.0
                 if kind != NO_TARGET:
                     target = target_ + 4 * classes * (index[b] if kind == TABLE else b)
                     finite, fresh = math.isfinite(scale + sums[3]), kind == TABLE and as_float32(target)[0] < 0
-                    write_gradient_with_target(
-                        z, classes, top, e, target, dz, scale, 0.0 if fresh else use, 0.0 if fresh else keep,
-                        kind == TABLE and task != READ_ONLY and finite, out[1], out[3], out[4], out[5], offset, out[6],
+                    old, kept = 0.0 if fresh else use, 0.0 if fresh else keep
+                    update = kind == TABLE and task != READ_ONLY and finite
+                    if out[2] != 0:
+                        t = old * as_float32(target)[y] + (1 - old) * scale * as_float32(e)[y]
+                if classes <= NARROW:
+                    write_narrow_gradient(
+                        z, classes, top, e, target, dz, scale, old, kept, update, out[1], out[3], out[4], out[5],
+                        offset, out[6],
                     )  # fmt: skip
-                    if role[b] & FRESH and not finite:
-                        fill(target, classes, -1.0)
+                elif kind != NO_TARGET:
+                    write_gradient_with_target(
+                        z, classes, top, e, target, dz, scale, old, kept, update, out[1], out[3], out[4], out[5],
+                        offset, out[6],
+                    )  # fmt: skip
                 elif needs & ENTROPY_TERM:
                     write_gradient_with_entropy(z, classes, top, e, dz, scale, out[1], out[4], offset, out[6])
                 else:
                     write_gradient(classes, e, dz, scale, out[1], out[6])
-                if y >= 0:
-                    as_float32(dz)[y] -= out[2]
+                if out[2] != 0:  # then there is a label
+                    x, p = distance(as_float32(z)[y], top), scale * as_float32(e)[y]
+                    as_float32(dz)[y] = gradient_at(x, p, t, out[1], out[2], out[3], out[4], out[5], offset, out[6])
+                if kind == TABLE and role[b] & FRESH and not finite:
+                    fill(target, classes, -1.0)
     keep_alive(exps)
     keep_alive(numbers)
 
