@@ -13,17 +13,25 @@ PACKAGE = ROOT / "fastlnl"
 # Lower floors first; a module may import from its own floor and those before it.
 FLOORS = [
     ["errors", "arithmetic", "philox"],
-    ["backend", "cpu"],
+    ["backend", "cpu", "extension"],
     ["ops"],
-    ["state", "losses", "noise", "metrics", "augment"],
+    ["state", "losses", "mixture", "selection", "confident", "noise", "metrics", "augment"],
     ["data", "networks", "checkpoint", "runlog"],
     ["methods", "frame"],
-    ["trainer"],
+    ["trainer", "report"],
     ["cli", "__main__", "__init__"],
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 HEAVY = {"numba", "triton", "matplotlib", "sklearn", "pandas", "PIL", "tqdm", "llvmlite"}
-KERNELS = ("numba_kernel", "numba_coefficients", "numba_pass", "triton_kernel", "triton_wide")
+KERNELS = (
+    "numba_kernel",
+    "numba_coefficients",
+    "numba_pass",
+    "numba_storage",
+    "triton_kernel",
+    "triton_storage",
+    "triton_wide",
+)
 
 
 def modules():

@@ -44,6 +44,12 @@ def largest_between(z, start, stop):
 
 
 @njit
+def largest_except(z, columns, column):
+    """Maximum of the columns but one."""
+    return max(largest_between(z, 0, column), largest_between(z, column + 1, columns))
+
+
+@njit
 def first_column(z, columns, value):
     """First column that holds `value`; 0 if none does."""
     whole = columns - columns % WIDTH

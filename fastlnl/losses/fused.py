@@ -4,14 +4,17 @@ The pass has the gradient ready when the loss is known; backward hands it out, m
 that is not 1. State moves in the pass, outside of autograd, so a graph that is run twice moves it once.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastlnl.ops.row_loss import LossDefinition, TableTarget, operator, row_loss
+from fastlnl.ops.row_loss import LossDefinition, RowStats, TableTarget, operator, row_loss
+from fastlnl.ops.row_loss.storage import FLOAT32
 from fastlnl.ops.scale_rows import scale_rows_
 
+NO_MEMORY = (None, 1.0, 1.0, False, FLOAT32, 0, None)
 # True while a backward pass with retain_graph=True runs; without the function every pass keeps the graph.
 _keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 
@@ -66,22 +69,24 @@ def fused_loss(
     index: Tensor | None = None,
     weight: Tensor | None = None,
     reduction: str = "mean",
+    on_stats: Callable[[RowStats], object] | None = None,
     errors: Tensor,
 ) -> Tensor:
     """`row_loss` as a differentiable function of logits and weight; arguments and errors as there.
 
     "mean" divides by the batch size, with weights too. float16 logits keep the gradient undivided until backward, where
-    the loss scale is known: 1/B would push it below the smallest float16.
+    the loss scale is known: 1/B would push it below the smallest float16. `on_stats` is called with the statistics of
+    the rows, which are written only then.
 
     Returns:
         Loss () float32, or (B,) with reduction "none".
 
-    Updates: memory.table, errors (once, in the forward call).
+    Updates: memory.table, memory.step, errors (once, in the forward call).
     """
     if weight is not None and weight.requires_grad:
         rows = fused_loss(
-            logits, label, loss, parameters, target=target, memory=memory, index=index, reduction="none", errors=errors
-        )
+            logits, label, loss, parameters, target=target, memory=memory, index=index, reduction="none",
+            on_stats=on_stats, errors=errors)  # fmt: skip
         weighted = rows * weight
         return weighted if reduction == "none" else weighted.mean() if reduction == "mean" else weighted.sum()
     scale = 1.0 / max(len(logits), 1) if reduction == "mean" else 1.0
@@ -89,12 +94,14 @@ def fused_loss(
     now, later = (1.0, scale) if late else (scale, 1.0)
     differentiable = logits.requires_grad and torch.is_grad_enabled()
     if torch.compiler.is_compiling():
-        table, use, keep, one_hot = (None, 1.0, 1.0, False) if memory is None else memory
-        value, dlogits = torch.ops.fastlnl.row_loss(
+        table, use, keep, one_hot, storage, seed, step = NO_MEMORY if memory is None else memory
+        value, dlogits, numbers, prediction = torch.ops.fastlnl.row_loss(
             logits.detach(), label, loss.name, parameters, target, table, use, keep, one_hot, index, weight, now,
-            reduction, errors)  # fmt: skip
+            reduction, errors, *storage, seed, step, on_stats is not None)  # fmt: skip
+        if on_stats is not None:
+            on_stats(RowStats(numbers, prediction))
         return _WithGradientCompiled.apply(logits, value, dlogits, later) if differentiable else value
-    value, dlogits, _ = row_loss(
+    value, dlogits, stats = row_loss(
         logits,
         label,
         loss,
@@ -105,8 +112,11 @@ def fused_loss(
         weight=weight,
         grad_scale=now,
         reduction=reduction,
+        with_stats=on_stats is not None,
         errors=errors,
     )
+    if on_stats is not None and stats is not None:
+        on_stats(stats)
     return _WithGradient.apply(logits, value, dlogits, later) if differentiable else value
 
 

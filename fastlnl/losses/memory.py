@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastlnl.errors import ShapeError
-from fastlnl.losses.criterion import Criterion, Reduction, require_inside
+from fastlnl.losses.criterion import Criterion, Reduction, refuse_recomputation, require_inside
 from fastlnl.losses.fused import fused_loss
 from fastlnl.ops.row_loss import LossDefinition, catalogue
 from fastlnl.state.label_memory import Init, LabelMemory
@@ -28,8 +28,9 @@ class MemoryCriterion(Criterion):
         momentum: weight of the old row, in [0, 1].
         warmup_epochs: epochs of plain cross-entropy, during which rows are not touched.
         init: how a row starts, see `LabelMemory`.
+        storage, seed, pin: how and where rows are kept, see `LabelMemory`.
         reduction: "mean", "sum" or "none".
-        parameters: of the loss.
+        parameters: of the loss; `dynamics`, see `Criterion`.
     """
 
     def __init__(
@@ -42,10 +43,13 @@ class MemoryCriterion(Criterion):
         momentum: float = 0.9,
         warmup_epochs: int = 0,
         init: Init = "onehot",
+        storage: str = "float32",
+        seed: int = 0,
+        pin: bool = False,
         update_order: Literal["update_then_use", "use_then_update"] = "update_then_use",
         target_source: Literal["train", "eval"] = "train",
         reduction: Reduction = "mean",
-        **parameters: float,
+        **parameters: Any,
     ) -> None:
         super().__init__(definition, reduction=reduction, **parameters)
         require_inside("momentum", momentum, 0, 1)
@@ -58,7 +62,7 @@ class MemoryCriterion(Criterion):
             )
         self.momentum, self.warmup_epochs, self.target_source = momentum, warmup_epochs, target_source
         self.update_order = update_order
-        self.memory = LabelMemory(num_samples, num_classes, label, init)
+        self.memory = LabelMemory(num_samples, num_classes, label, init, storage, seed, pin=pin)
         if target_source == "eval":
             self._use, self._keep = 1.0, 1.0
         else:
@@ -73,18 +77,14 @@ class MemoryCriterion(Criterion):
         weight: Tensor | None = None,
         target: Tensor | None = None,
     ) -> Tensor:
-        """Loss of a batch; `label` (B,) and `index` (B,) are needed. Updates: memory.table (after the warm-up)."""
+        """Loss of a batch; `label` (B,) and `index` (B,) are needed. Updates: memory (after the warm-up)."""
         if target is not None:
             raise ShapeError("target was given; this criterion takes its targets from the label memory")
         if not self.refining:
-            return self._loss(logits, label, catalogue.cross_entropy, (), weight=weight)
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            raise RuntimeError(
-                "the criterion was called while a backward pass runs, as activation checkpointing does when it "
-                "recomputes; checkpoint the network only, or the label memory would move twice in one step"
-            )
+            return self._loss(logits, label, catalogue.cross_entropy, (), index, weight=weight)
+        refuse_recomputation("the label memory would move twice in one step")
         memory = self.memory.target(self._use, self._keep)
-        return self._loss(logits, label, self.definition, self.parameters_, index=index, memory=memory, weight=weight)
+        return self._loss(logits, label, self.definition, self.parameters_, index, memory=memory, weight=weight)
 
     @torch.no_grad()
     def refine(self, logits: Tensor, index: Tensor, label: Tensor | None = None) -> None:
@@ -93,7 +93,7 @@ class MemoryCriterion(Criterion):
         Args:
             logits: (B, C). index: (B,) sample ids. label: (B,), needed only where the memory was built without labels.
 
-        Updates: memory.table, nothing before the warm-up has ended.
+        Updates: memory, nothing before the warm-up has ended.
         """
         if not self.refining:
             return

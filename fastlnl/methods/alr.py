@@ -30,6 +30,7 @@ class ALR(Method):
         detach: False lets the gradient flow through the prediction inside the target.
         init: "onehot" (given label), "first_prediction" or "zeros".
         entropy_sign: +1 minimises the entropy; -1 exists to show that the sign matters.
+        storage: format of the soft labels: "float32", "bfloat16", "float16", "uint8" or "topk:K".
     """
 
     name = "alr"
@@ -42,6 +43,7 @@ class ALR(Method):
         "detach": True,
         "init": "onehot",
         "entropy_sign": 1,
+        "storage": "float32",
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "alr": {},
@@ -81,8 +83,8 @@ class ALR(Method):
 
     def corrected_label(self) -> Tensor:
         """(N,) int64: the class each soft label stands for now, the given label where there is none yet."""
-        confidence, corrected = self.criterion.memory.table.max(dim=1)
-        return torch.where(confidence > 0, corrected, self.run.label)
+        corrected = self.criterion.memory.labels()
+        return torch.where(corrected >= 0, corrected, self.run.label)
 
     def metrics(self) -> dict[str, Tensor]:
         return correction(self.corrected_label(), self.run.label, self.run.true_label)

@@ -32,6 +32,8 @@ def integers(name: str, x: Tensor, batch: int, like: Tensor) -> Tensor:
 
 def floats(name: str, x: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """`x` as contiguous float32 of this shape, copied only where it is not that already."""
+    if x.dtype == torch.float32 and x.shape == shape and x.device == like.device and x.is_contiguous():
+        return x
     if x.shape != shape or not x.is_floating_point():
         raise ShapeError(f"{name} is {describe(x)}; expected {shape} of a floating type")
     check_device(name, x, like)

@@ -133,6 +133,7 @@ def test_state_dict_brings_back_epoch_and_memory(tmp_path):
         (lambda label: LabelMemory(12, 5, label), "num_classes 4 but this one has 5"),
         (lambda label: LabelMemory(12, 4, (label + 1) % 4), "other given labels"),
         (lambda label: LabelMemory(12, 4, label, init="zeros"), "init onehot but this one has zeros"),
+        (lambda label: LabelMemory(12, 4, label, storage="uint8"), "storage float32 but this one has uint8"),
     ],
 )
 def test_state_of_other_data_is_refused_and_nothing_is_overwritten(other, text):
@@ -142,6 +143,82 @@ def test_state_of_other_data_is_refused_and_nothing_is_overwritten(other, text):
     with pytest.raises(fastlnl.StateError, match=text):
         memory.load_state_dict(LabelMemory(12, 4, label).state_dict())
     assert torch.equal(memory.table, before)
+
+
+STORAGES = ["bfloat16", "float16", "uint8", "topk:2", "topk:4"]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("kind", [losses.ALR, losses.SELC, losses.ELR])
+def test_every_criterion_keeps_its_memory_in_the_storage_asked_for(kind, storage):
+    """Loss and gradient are, bit for bit, those of a float32 memory with the decoded rows."""
+    torch.manual_seed(0)
+    label, everything = torch.randint(4, (12,)), torch.arange(12)
+    plain, ours = kind(12, 4, label), kind(12, 4, label, storage=storage, seed=5)
+    for _ in range(6):
+        logits, index = torch.randn(12, 4).mul(3).requires_grad_(), torch.randint(12, (12,))
+        plain.memory.table.copy_(ours.memory.rows(everything))
+        values = [criterion(logits, label[index], index) for criterion in (plain, ours)]
+        gradients = [torch.autograd.grad(value, logits)[0] for value in values]
+        assert torch.equal(*values)
+        assert torch.equal(*gradients)
+        kept = 4 if storage[:4] != "topk" else int(storage[5])
+        digit = {"bfloat16": 2.0**-8, "uint8": 1 / 254}.get(storage, 2.0**-11)
+        stored = ours.memory.rows(everything).sort(1).values[:, 4 - kept :]
+        assert (stored - plain.memory.table.sort(1).values[:, 4 - kept :]).abs().max() <= digit
+    assert str(ours.memory.storage) == storage
+    assert ours.memory.step.item() == 6
+    other_seed = kind(12, 4, label, storage=storage, seed=6)
+    other_seed.memory.table.copy_(ours.memory.table)
+    z = torch.randn(12, 4)
+    for criterion in (ours, other_seed):
+        criterion.memory.step.zero_()
+        criterion(z, label, torch.arange(12))
+    assert not torch.equal(ours.memory.table, other_seed.memory.table)  # the seed reaches the rounding
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "topk:2"])
+def test_refine_moves_rows_of_any_storage(storage):
+    criterion = losses.SELC(1, 3, Y, momentum=0.5, target_source="eval", storage=storage)
+    before = criterion.memory.table.clone()
+    criterion(Z, Y, I0)
+    assert torch.equal(criterion.memory.table, before)
+    criterion.refine(Z, I0)
+    moved = 0.5 * F.one_hot(Y, 3) + 0.5 * torch.softmax(Z, 1)
+    torch.testing.assert_close(criterion.memory.rows(I0)[0, :2], moved[0, :2], rtol=0, atol=2.0**-8)
+
+
+@pytest.mark.parametrize("storage", ["uint8", "topk:2"])
+def test_compiled_criteria_store_the_bits_of_eager_ones(storage):
+    """fullgraph, dynamic batch: table, seed and step go through the operator, and the step is counted."""
+    torch.manual_seed(0)
+    label = torch.randint(4, (12,))
+    eager, inside = (losses.ALR(12, 4, label, storage=storage, seed=3) for _ in range(2))
+    compiled = torch.compile(lambda *args: inside(*args), fullgraph=True, dynamic=True)
+    for rows in (8, 5, 11):
+        z, index = torch.randn(rows, 4).requires_grad_(), torch.randint(12, (rows,))
+        (a,) = torch.autograd.grad(eager(z, label[index], index), z)
+        (b,) = torch.autograd.grad(compiled(z, label[index], index), z)
+        torch.testing.assert_close(a, b)
+        assert torch.equal(eager.memory.table, inside.memory.table)
+    assert eager.memory.step.item() == inside.memory.step.item() == 3
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "topk:2"])
+def test_operator_passes_opcheck_with_a_storage(storage):
+    memory = LabelMemory(6, 4, torch.arange(6) % 4, storage=storage)
+    errors, index = torch.zeros(4, dtype=torch.long), torch.arange(5)
+    args = (torch.randn(5, 4), index % 4, "alr", [0.3, 0.0], None, memory.table, 0.9, 0.9, True, index, None, 0.2)
+    rest = ("mean", errors, *memory.storage, 7, memory.step)
+    for check in ("test_schema", "test_faketensor"):
+        torch.library.opcheck(torch.ops.fastlnl.row_loss.default, (*args, *rest), test_utils=check)
+
+
+def test_warm_up_counts_no_step():
+    label = torch.randint(4, (9,))
+    criterion = losses.ALR(9, 4, label, warmup_epochs=1, storage="uint8")
+    criterion(torch.randn(9, 4), label, torch.arange(9))
+    assert criterion.memory.step.item() == 0
 
 
 def test_fingerprint_does_not_depend_on_the_integer_type():

@@ -19,25 +19,34 @@ TABLE = Path(__file__).with_suffix(".json")
 CAPABILITIES = (80, 90)
 CLASSES = (10, 100, 1000, 8192, 21841)  # the last is wider than a register tile
 LOSSES = {"none": "cross_entropy", "dense": "soft_cross_entropy", "table": "alr"}
+STORAGES = [(100, "bfloat16"), (1000, "bfloat16"), (1000, "float16"), (1000, "uint8")]
+STORAGES += [(c, "topk:16") for c in (100, 1000, 21841)]
 CASES = [(c, "fp32", t) for c in CLASSES for t in LOSSES] + [(1000, "bf16", t) for t in LOSSES]
+CASES += [(c, "fp32", t) for c, t in STORAGES]
 TYPES = {
-    **dict.fromkeys(("label", "index", "prediction", "errors"), "*i64"),
+    **dict.fromkeys(("label", "index", "prediction", "errors", "step"), "*i64"),
     **dict.fromkeys(("target", "weight", "loss", "stats", "factor"), "*fp32"),
-    **dict.fromkeys(("batch", "num_samples"), "i32"),
+    **dict.fromkeys(("batch", "num_samples", "seed"), "i32"),
     **dict.fromkeys(("use", "keep", "grad_scale", "constant", "q0", "q1", "q2", "q3"), "fp32"),
 }
 
 
 def resources(classes, kind, target, capability):
-    """What one kernel takes: registers a thread, bytes of stack, local and shared memory, accesses in PTX."""
+    """What one kernel takes: registers a thread, bytes of stack, local and shared memory, accesses in PTX.
+
+    `target` is a key of `LOSSES` or the storage of a label memory.
+    """
     from triton.backends import nvidia
 
     from fastlnl.ops.row_loss import LOSSES as DEFINED
+    from fastlnl.ops.row_loss import Storage
     from fastlnl.ops.row_loss.triton_kernel import TILE_COLUMNS, compiled_coefficients, tile_launch
     from fastlnl.ops.row_loss.triton_wide import wide_launch
 
-    kernel, _, shape = (tile_launch if classes <= TILE_COLUMNS else wide_launch)(128, classes)
+    storage = Storage() if target in LOSSES else Storage.parse(target, classes)
+    kernel, _, shape = tile_launch(128, classes) if classes <= TILE_COLUMNS else wide_launch(128, classes, storage)
     warps = shape.pop("num_warps")
+    target = target if target in LOSSES else "table"
     constants = shape | {
         "C": classes,
         "STRIDE": classes,
@@ -48,8 +57,13 @@ def resources(classes, kind, target, capability):
         "WEIGHT": False,
         "STATS": False,
         "ONE_HOT": True,
+        "STORAGE": storage.kind,
+        "KEPT": storage.kept,
     }
-    compiled = compile_kernel(kernel, constants, warps, capability, kind)
+    if not storage.lossy:
+        constants["step"] = None
+    words = {1: "*u8", 2: "*i16", 4: "*fp32"}[storage.dtype.itemsize]
+    compiled = compile_kernel(kernel, constants, warps, capability, kind, target=words)
     asm = compiled.asm
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(asm["cubin"])
@@ -64,13 +78,13 @@ def resources(classes, kind, target, capability):
     }
 
 
-def compile_kernel(kernel, constants, warps, capability, kind="fp32"):
+def compile_kernel(kernel, constants, warps, capability, kind="fp32", **types):
     """A kernel for a GPU that need not be there; an argument that is None at the launch is a constant None."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    types = TYPES | {"logits": f"*{kind}", "dlogits": f"*{kind}"}
+    types = TYPES | {"logits": f"*{kind}", "dlogits": f"*{kind}"} | types
     signature = {n: "constexpr" if n in constants else types[n] for n in kernel.arg_names}
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(signature) if signature[n].startswith("*")}
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
@@ -94,6 +108,7 @@ def compile_every(capability=90):
             absent = {"label": label, "index": target == 2, "target": target == 2, "weight": stats}
             constants = shape | {"C": 100, "STRIDE": 100, "COEFFICIENTS": compiled_coefficients(loss), "TARGET": target}
             constants |= {"LABEL": label, "INDEX": target == 2, "WEIGHT": stats, "STATS": stats, "ONE_HOT": False}
+            constants |= {"STORAGE": "float32", "KEPT": 0, "step": None}
             constants |= {name: None for name, there in absent.items() if not there}
             compile_kernel(kernel, constants, warps, capability)
             count += 1

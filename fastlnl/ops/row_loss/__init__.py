@@ -10,6 +10,7 @@ from fastlnl.errors import DefinitionError, ShapeError
 from fastlnl.ops.doors import check_device, check_logits, describe, floats, integers
 from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats, TableTarget
 from fastlnl.ops.row_loss.definition import COEFFICIENTS, LOSSES, STATISTICS, LossDefinition, define_loss
+from fastlnl.ops.row_loss.storage import Storage
 
 __all__ = [
     "COEFFICIENTS",
@@ -19,6 +20,7 @@ __all__ = [
     "RowLossInput",
     "RowLossOutput",
     "RowStats",
+    "Storage",
     "TableTarget",
     "define_loss",
     "new_error_word",
@@ -79,7 +81,7 @@ def row_loss(
         ShapeError: shapes, types or devices do not fit; says what came and what was expected.
         DefinitionError: the loss has more or fewer parameters.
 
-    Deterministic. Updates: memory.table, errors.
+    Deterministic. Updates: memory.table, memory.step, errors.
     """
     batch, classes = check_logits(logits)
     if reduction not in REDUCTIONS:
@@ -117,7 +119,10 @@ def row_loss(
         with_stats,
         errors,
     )
-    return backend.implementation("row_loss", logits)(call)
+    result: RowLossOutput = backend.implementation("row_loss", logits)(call)
+    if memory is not None and memory.step is not None:
+        memory.step.add_(1)
+    return result
 
 
 def _check_memory(logits: Tensor, index: Tensor | None, target: Tensor | None, memory: TableTarget) -> None:
@@ -125,12 +130,25 @@ def _check_memory(logits: Tensor, index: Tensor | None, target: Tensor | None, m
         raise ShapeError("target and memory were both given; expected at most one source of soft labels")
     if index is None:
         raise ShapeError("index is None; the label memory needs the sample ids (B,) of the batch")
-    table = memory.table
-    if table.dim() != 2 or table.dtype != torch.float32 or not table.is_contiguous():
-        raise ShapeError(f"the label memory is {describe(table)}; expected a contiguous (N, C) float32 table")
-    if table.shape[1] != logits.shape[1]:
+    table, storage, classes = memory.table, memory.storage, logits.shape[1]
+    topk = storage.kind == "topk"
+    if table.dim() != 2 or table.dtype != storage.dtype or not table.is_contiguous():
+        width = "W" if topk else "C"
+        dtype = str(storage.dtype).removeprefix("torch.")
+        raise ShapeError(f"the label memory is {describe(table)}; expected a contiguous (N, {width}) {dtype} table")
+    held = storage.classes if topk else table.shape[1]
+    if held != classes:
         raise ShapeError(
-            f"logits is {describe(logits)} but the label memory has {table.shape[1]} classes; "
+            f"logits is {describe(logits)} but the label memory has {held} classes; "
             "build it with num_classes equal to the network's outputs"
         )
-    check_device("the label memory", table, logits)
+    if table.shape[1] != storage.width(classes):
+        raise ShapeError(f"the label memory is {describe(table)}; expected records of {storage.width(classes)} words")
+    if table.device != logits.device and not table.is_pinned():  # kernels reach pinned memory from the GPU
+        check_device("the label memory", table, logits)
+    if storage.lossy:
+        step = memory.step
+        if step is None or step.dim() != 0 or step.dtype != torch.int64:
+            came = "None" if step is None else describe(step)
+            raise ShapeError(f"the step of the label memory is {came}; storage {storage} needs a counter () int64")
+        check_device("the step of the label memory", step, logits)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats, TableTarget
 from fastlnl.ops.row_loss.definition import TORCH_NAMESPACE
+from fastlnl.ops.row_loss.storage import decode, encode, row_key
 
 
 class Softmax(NamedTuple):
@@ -36,7 +37,7 @@ def statistics(z: Tensor, s: Softmax, label: Tensor, valid: Tensor) -> RowStats:
     columns = (nll, (-nll).exp(), (-s.log_sum).exp()[:, 0], margin, s.entropy[:, 0])
     nll, p_label, confidence, margin, entropy = (torch.where(valid, v, 0.0).float() for v in columns)
     prediction = torch.where(valid, (z == z.amax(1, keepdim=True)).long().argmax(1), 0)
-    return RowStats(nll, p_label, confidence, prediction, margin, entropy)
+    return RowStats.of(nll, p_label, confidence, prediction, margin, entropy)
 
 
 @torch.no_grad()
@@ -101,17 +102,22 @@ def check_rows(
 
 def move(memory: TableTarget, index: Tensor, onehot: Tensor, p: Tensor, valid: Tensor, finite: Tensor) -> Tensor:
     """The targets of the rows; of several valid rows of an id the last one is stored, if it is finite."""
-    before = memory.table[index]
-    old, use, keep = before.to(p.dtype), torch.full_like(p[:, :1], memory.use), torch.full_like(p[:, :1], memory.keep)
+    table, storage = memory.table, memory.storage
+    place = index.to(table.device)  # a pinned table lies in host memory
+    before = table[place].to(p.device)
+    old = decode(storage, before, p.shape[1]).to(p.dtype)
+    use, keep = torch.full_like(p[:, :1], memory.use), torch.full_like(p[:, :1], memory.keep)
     fresh = old[:, :1] < 0
     if memory.one_hot:
         old = torch.where(fresh, onehot, old)
     else:
         use, keep = use.where(~fresh, 0.0), keep.where(~fresh, 0.0)
     position = torch.arange(len(index), device=index.device)
-    last = torch.full((len(memory.table),), -1, device=index.device)
+    last = torch.full((len(table),), -1, device=index.device)
     last.scatter_reduce_(0, index, torch.where(valid, position, -1), "amax")
     winner = last[index]  # every occurrence of an id writes the winner's row
-    stored = torch.where(finite[:, None], (keep * old + (1 - keep) * p).to(before.dtype), before)
-    memory.table[index] = torch.where((winner >= 0)[:, None], stored[winner], before)
+    key = None if memory.step is None else row_key(memory.seed, memory.step, index)
+    moves = finite[:, None] & (fresh | (keep < 1))
+    stored = torch.where(moves, encode(storage, (keep * old + (1 - keep) * p).float(), key), before)
+    table[place] = torch.where((winner >= 0)[:, None], stored[winner], before).to(table.device)
     return use * old + (1 - use) * p

@@ -14,6 +14,8 @@ import triton.language as tl
 
 from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats
 from fastlnl.ops.row_loss.definition import MAX_PARAMETERS, LossDefinition
+from fastlnl.ops.row_loss.storage import FLOAT32
+from fastlnl.ops.row_loss.triton_storage import read_rows, write_dense, write_topk
 
 NO_TARGET, DENSE, TABLE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 TILE_COLUMNS = 8192
@@ -187,12 +189,13 @@ def tile_rows(rows, live, old, fresh, logits, label, target, weight, loss, dlogi
     return p, finite, at_label
 
 
-@triton.jit
-def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, prediction, errors, batch, num_samples,
-                    use, keep, grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr,
-                    BLOCK: tl.constexpr, SCAN: tl.constexpr, COEFFICIENTS: tl.constexpr, TARGET: tl.constexpr,
-                    LABEL: tl.constexpr, INDEX: tl.constexpr, WEIGHT: tl.constexpr, STATS: tl.constexpr,
-                    ONE_HOT: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["seed"])
+def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, prediction, errors, step, batch,
+                    num_samples, seed, use, keep, grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr,
+                    ROWS: tl.constexpr, BLOCK: tl.constexpr, SCAN: tl.constexpr, COEFFICIENTS: tl.constexpr,
+                    TARGET: tl.constexpr, LABEL: tl.constexpr, INDEX: tl.constexpr, WEIGHT: tl.constexpr,
+                    STATS: tl.constexpr, ONE_HOT: tl.constexpr, STORAGE: tl.constexpr,
+                    KEPT: tl.constexpr):  # fmt: skip
     """ROWS rows a program, each in one tile of BLOCK columns."""
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = rows < batch
@@ -211,8 +214,7 @@ def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, 
     if TARGET == TABLE:
         current, last = occurrences(sample, rows * 0 - 1, label, index, batch, C, LABEL, SCAN)
         leads = valid & (last == rows)
-        cells = target + sample[:, None] * C + columns[None, :]
-        old = tl.load(cells, mask=leads[:, None] & block, other=0.0)
+        old = read_rows(target, sample, columns, leads, C, STORAGE, KEPT)
         fresh = tl.max(tl.where(columns[None, :] == 0, old, float("-inf")), 1) < 0
         keep_row = tl.where(fresh, 0.0, keep) if not ONE_HOT else tl.where(fresh, keep, keep)
         live = leads & (current <= rows)
@@ -222,8 +224,12 @@ def row_loss_kernel(logits, label, index, target, weight, loss, dlogits, stats, 
                 grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS,
                 ONE_HOT)  # fmt: skip
             r = tl.where(fresh[:, None], tl.where(at_label, 1.0, 0.0), old) if ONE_HOT else old
-            stores = live & finite & (current == rows)
-            tl.store(cells, keep_row[:, None] * r + (1.0 - keep_row)[:, None] * p, mask=stores[:, None] & block)
+            new = keep_row[:, None] * r + (1.0 - keep_row)[:, None] * p
+            stores = live & finite & (current == rows) & (fresh | (keep_row < 1.0))
+            if STORAGE == "topk":
+                write_topk(target, sample, columns, new, stores, seed, step, C, KEPT)
+            else:
+                write_dense(target, sample, columns, new, stores, seed, step, C, STORAGE)
             if tl.max((live & (current < rows)).to(tl.int32), 0) > 0:
                 following, last = occurrences(sample, current, label, index, batch, C, LABEL, SCAN)
                 current = tl.where(current < rows, following, batch)
@@ -248,28 +254,33 @@ def row_loss(call: RowLossInput) -> RowLossOutput:
     if memory is not None:
         kind, target, num_samples = TABLE, memory.table, len(memory.table)
         use, keep, one_hot = memory.use, memory.keep, memory.one_hot
+        storage, seed, step = memory.storage, memory.seed, memory.step
+        if storage.dtype.itemsize == 2:
+            target = target.view(torch.int16)
     else:
         kind, target, num_samples, use, keep, one_hot = NO_TARGET, call.target, 0, 1.0, 1.0, False
+        storage, seed, step = FLOAT32, 0, None
         if target is not None:
             kind = DENSE
     q = (*call.parameters, *[0.0] * (MAX_PARAMETERS - len(call.parameters)))
     if batch > 0:
-        launch = tile_launch
-        if classes > TILE_COLUMNS:
-            from fastlnl.ops.row_loss.triton_wide import wide_launch as launch
-        kernel, grid, shape = launch(batch, classes)
+        if classes <= TILE_COLUMNS:
+            kernel, grid, shape = tile_launch(batch, classes)
+        else:
+            from fastlnl.ops.row_loss.triton_wide import wide_launch
+
+            kernel, grid, shape = wide_launch(batch, classes, storage)
         kernel[grid](
-            z, call.label, call.index, target, call.weight, loss, dlogits, stats, prediction, call.errors, batch,
-            num_samples, use, keep, call.grad_scale, *q, C=classes, STRIDE=z.stride(0),
+            z, call.label, call.index, target, call.weight, loss, dlogits, stats, prediction, call.errors, step, batch,
+            num_samples, seed, use, keep, call.grad_scale, *q, C=classes, STRIDE=z.stride(0),
             COEFFICIENTS=compiled_coefficients(call.loss), TARGET=kind, LABEL=call.label is not None,
             INDEX=call.index is not None, WEIGHT=call.weight is not None, STATS=call.with_stats, ONE_HOT=one_hot,
-            **shape)  # fmt: skip
+            STORAGE=storage.kind, KEPT=storage.kept, **shape)  # fmt: skip
     if call.reduction != "none":
         loss = loss.sum() / max(batch, 1) if call.reduction == "mean" else loss.sum()
     if not call.with_stats:
         return RowLossOutput(loss, dlogits, None)
-    nll, p_label, confidence, margin, entropy = stats
-    return RowLossOutput(loss, dlogits, RowStats(nll, p_label, confidence, prediction, margin, entropy))
+    return RowLossOutput(loss, dlogits, RowStats(stats, prediction))
 
 
 def tile_shape(classes):

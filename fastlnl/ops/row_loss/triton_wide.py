@@ -6,6 +6,7 @@ The first reading keeps the running maximum and rescales the sums when it grows 
 import triton
 import triton.language as tl
 
+from fastlnl.ops.row_loss.storage import FLOAT32
 from fastlnl.ops.row_loss.triton_kernel import (
     NO_TARGET,
     TABLE,
@@ -16,15 +17,18 @@ from fastlnl.ops.row_loss.triton_kernel import (
     occurrences,
     store_stats,
 )
+from fastlnl.ops.row_loss.triton_storage import merge_best, new_best, read_rows, write_best, write_dense
 
 WIDE_BLOCK = 2048  # 8 elements a thread: at 16 the label memory spills on sm_90
+TOPK_BLOCK = 1024  # the list of the best needs registers: at 2048 two of them spill
 
 
 @triton.jit
-def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use, keep,
-             grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr,
+def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, stats, prediction, batch, seed, step,
+             use, keep, grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr,
              COEFFICIENTS: tl.constexpr, TARGET: tl.constexpr, LABEL: tl.constexpr, WEIGHT: tl.constexpr,
-             STATS: tl.constexpr, ONE_HOT: tl.constexpr):  # fmt: skip
+             STATS: tl.constexpr, ONE_HOT: tl.constexpr, STORAGE: tl.constexpr,
+             KEPT: tl.constexpr):  # fmt: skip
     """One row; `row`, `sample` and `stores` have shape (1,). Returns nothing, writes all its outputs."""
     y = label_of(label, row, row >= 0, LABEL)
     zero = row.to(tl.float32) * 0.0
@@ -34,7 +38,7 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
     if TARGET != NO_TARGET:
         r_use = zero + use
         if TARGET == TABLE:
-            fresh = tl.load(target + source * C) < 0
+            fresh = tl.sum(read_rows(target, sample, tl.arange(0, 1), row >= 0, C, STORAGE, KEPT), 1) < 0
             if not ONE_HOT:
                 r_use, keep_row = tl.where(fresh, 0.0, r_use), tl.where(fresh, 0.0, keep_row)
         p_use = 1.0 - r_use
@@ -62,7 +66,7 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
         s_e = ratio * s_e + tl.sum(e, 1)
         s_x = s_x + shift * start + tl.sum(tl.where(inside, x, 0.0), 1)
         if TARGET != NO_TARGET:
-            r = tl.load(target + source[:, None] * C + columns[None, :], mask=inside, other=0.0)
+            r = read_rows(target, source, columns, row >= 0, C, STORAGE, KEPT)
             if ONE_HOT:
                 r = tl.where(fresh[:, None], tl.where(at_label, 1.0, 0.0), r)
             s_rx += shift * s_r + tl.sum(tl.where(inside, r * x, 0.0), 1)
@@ -76,6 +80,10 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
         row, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
         q0, q1, q2, q3, C, COEFFICIENTS, WEIGHT)  # fmt: skip
     offset = -s_ex * scale  # H - log sum e, without the cancellation
+    stores = stores & finite & (fresh | (keep_row < 1.0))
+    if STORAGE == "topk":
+        best, kept = new_best(KEPT)
+        rest = zero
     for start in range(0, C, BLOCK):
         columns = start + tl.arange(0, BLOCK)
         inside = (columns < C)[None, :]
@@ -85,30 +93,37 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
         p = tl.exp(x) * scale[:, None]
         dz = a[:, None] + d[:, None] * (x + offset[:, None])
         if TARGET != NO_TARGET:
-            cells = target + source[:, None] * C + columns[None, :]
-            r = tl.load(cells, mask=inside, other=0.0)
+            r = read_rows(target, source, columns, row >= 0, C, STORAGE, KEPT)
             if ONE_HOT:
                 r = tl.where(fresh[:, None], tl.where(at_label, 1.0, 0.0), r)
             t = r_use[:, None] * r + p_use[:, None] * p
             dz = p * (dz + e_[:, None] * t) + (f[:, None] - c[:, None] * t)
             if TARGET == TABLE:
                 new = keep_row[:, None] * r + (1.0 - keep_row)[:, None] * p
-                tl.store(cells, new, mask=inside & (finite & stores)[:, None])
+                if STORAGE == "topk":
+                    best, kept, rest = merge_best(
+                        best, kept, rest, tl.where(inside & stores[:, None], new, -1.0), columns
+                    )
+                else:
+                    write_dense(target, sample, columns, new, stores, seed, step, C, STORAGE)
         else:
             dz = p * dz + f[:, None]
         if LABEL:
             dz = tl.where(at_label, dz - b[:, None], dz)
         tl.store(dlogits + row[:, None] * C + columns[None, :], dz, mask=inside)
+    if TARGET == TABLE and STORAGE == "topk":
+        write_best(target, sample, best, kept, rest, stores, seed, step, C, KEPT)
     if STATS:
         store_stats(stats, prediction, row, live, batch, nll, scale, z_y - others, entropy, column)
 
 
-@triton.jit
-def row_loss_wide_kernel(logits, label, index, target, weight, loss, dlogits, stats, prediction, errors, batch,
-                         num_samples, use, keep, grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr,
-                         BLOCK: tl.constexpr, SCAN: tl.constexpr, COEFFICIENTS: tl.constexpr, TARGET: tl.constexpr,
-                         LABEL: tl.constexpr, INDEX: tl.constexpr, WEIGHT: tl.constexpr, STATS: tl.constexpr,
-                         ONE_HOT: tl.constexpr):  # fmt: skip
+@triton.jit(do_not_specialize=["seed"])
+def row_loss_wide_kernel(logits, label, index, target, weight, loss, dlogits, stats, prediction, errors, step, batch,
+                         num_samples, seed, use, keep, grad_scale, q0, q1, q2, q3, C: tl.constexpr,
+                         STRIDE: tl.constexpr, BLOCK: tl.constexpr, SCAN: tl.constexpr, COEFFICIENTS: tl.constexpr,
+                         TARGET: tl.constexpr, LABEL: tl.constexpr, INDEX: tl.constexpr, WEIGHT: tl.constexpr,
+                         STATS: tl.constexpr, ONE_HOT: tl.constexpr, STORAGE: tl.constexpr,
+                         KEPT: tl.constexpr):  # fmt: skip
     """One row a program; the leader of a repeated id serves all its occurrences, see `triton_kernel`."""
     row = tl.program_id(0).to(tl.int64) + tl.zeros([1], tl.int64)
     _y, sample, valid = check_rows(row, row >= 0, label, index, errors, num_samples, C, LABEL, INDEX, TARGET)
@@ -128,19 +143,20 @@ def row_loss_wide_kernel(logits, label, index, target, weight, loss, dlogits, st
             while tl.max(current - row, 0) <= 0:
                 wide_row(
                     current, sample, current == row, logits, label, target, weight, loss, dlogits, stats, prediction,
-                    batch, use, keep, grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT,
-                    STATS, ONE_HOT)  # fmt: skip
+                    batch, seed, step, use, keep, grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET,
+                    LABEL, WEIGHT, STATS, ONE_HOT, STORAGE, KEPT)  # fmt: skip
                 if tl.max(current - row, 0) < 0:
                     current, last = occurrences(sample, current, label, index, batch, C, LABEL, SCAN)
                 else:
                     current = current + 1
     else:
         wide_row(
-            row, sample, row < 0, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use, keep,
-            grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS,
-            ONE_HOT)  # fmt: skip
+            row, sample, row < 0, logits, label, target, weight, loss, dlogits, stats, prediction, batch, seed, step,
+            use, keep, grad_scale, q0, q1, q2, q3, C, STRIDE, BLOCK, COEFFICIENTS, TARGET, LABEL, WEIGHT, STATS,
+            ONE_HOT, STORAGE, KEPT)  # fmt: skip
 
 
-def wide_launch(batch, classes):
+def wide_launch(batch, classes, storage=FLOAT32):
     """Kernel, grid and shape for rows of any width."""
-    return row_loss_wide_kernel, (batch,), {"BLOCK": WIDE_BLOCK, "SCAN": 1024, "num_warps": 8}
+    block = TOPK_BLOCK if storage.kind == "topk" else WIDE_BLOCK
+    return row_loss_wide_kernel, (batch,), {"BLOCK": block, "SCAN": 1024, "num_warps": 8}

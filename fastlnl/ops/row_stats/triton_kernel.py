@@ -56,5 +56,4 @@ def row_stats(logits: Tensor, label: Tensor, errors: Tensor) -> RowStats:
         shape = tile_shape(min(classes, TILE_COLUMNS))
         grid = (triton.cdiv(batch, shape["ROWS"]),)
         row_stats_kernel[grid](z, label, stats, prediction, errors, batch, C=classes, STRIDE=z.stride(0), **shape)
-    nll, p_label, confidence, margin, entropy = stats
-    return RowStats(nll, p_label, confidence, prediction, margin, entropy)
+    return RowStats(stats, prediction)

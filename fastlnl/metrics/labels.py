@@ -1,15 +1,32 @@
-"""How well a method undoes label noise: correction of the labels, memorisation of the wrong ones.
-
-Everything stays on the device of its arguments; an undefined share (no wrong label, say) is NaN.
-"""
+"""Labels against the truth: what a method corrects, what a network memorises, what a selection is worth."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 
+def selection_quality(mask: Tensor, is_clean: Tensor) -> dict[str, Tensor]:
+    """How good the set is that a method takes for clean; positives are the rightly labelled.
+
+    Args:
+        mask: (N,) bool, selected as clean.
+        is_clean: (N,) bool, the given label is the true one.
+
+    Returns:
+        precision: share of the selected that are clean; 0 if nothing is selected.
+        recall: share of the clean that are selected; 0 if nothing is clean.
+        f1: their harmonic mean; 0 if nothing is selected and nothing clean.
+    """
+    hit, selected, clean = (mask & is_clean).sum().double(), mask.sum(), is_clean.sum()
+    return {
+        "precision": hit / selected.clamp(min=1),
+        "recall": hit / clean.clamp(min=1),
+        "f1": 2 * hit / (selected + clean).clamp(min=1),
+    }
+
+
 def correction(corrected: Tensor, label: Tensor, true_label: Tensor) -> dict[str, Tensor]:
-    """Shares that describe a corrected label set.
+    """Shares that describe a corrected label set; an undefined one (no wrong label, say) is NaN.
 
     Args:
         corrected: (N,) integer, the labels a method proposes, such as the argmax of its soft labels.
@@ -33,7 +50,7 @@ def correction(corrected: Tensor, label: Tensor, true_label: Tensor) -> dict[str
 
 
 def memorisation(predicted: Tensor, label: Tensor, true_label: Tensor) -> dict[str, Tensor]:
-    """What a network says about its own training samples.
+    """What a network says about its own training samples; an undefined share is NaN.
 
     Args:
         predicted: (N,) integer, predicted class of each training sample under the test transform.
