@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlnl.errors import ShapeError, StateError
-from fastlnl.ops.dynamics import HISTORY_STATISTICS, TRACKED, dynamics, layout, operator  # noqa: F401
+from fastlnl.ops.dynamics import HISTORY_STATISTICS, TRACKED, columns_of, enter, layout, operator  # noqa: F401
 from fastlnl.ops.history_weight import history_weight
 from fastlnl.ops.row_loss import RowStats
 from fastlnl.state.fingerprint import check_fingerprint
@@ -92,6 +92,7 @@ class SampleDynamics(SampleRecords):
         super().__init__(num_samples, both, device)
         self.num_samples, self.num_classes, self.history_length = num_samples, num_classes, history
         self.history_statistic, self.ema_momentum = history_statistic, ema_momentum
+        self._columns = columns_of((both[0], both[1]), history_statistic or "log_odds")
         self.fingerprint = None if label is None else label_fingerprint(label)
         self.summary: EpochSummary | None = None  # of the last epoch that ended
         self.register_buffer("counters", torch.zeros(layout.COUNTERS, dtype=torch.int64, device=device))
@@ -111,27 +112,19 @@ class SampleDynamics(SampleRecords):
 
         Updates: records, counters, history.
         """
-        kept = self.history_statistic or "log_odds"
         if torch.compiler.is_compiling():
+            kept = self.history_statistic or "log_odds"
             ring = None if self.history_statistic is None else self.history
             torch.ops.fastlnl.dynamics(
                 self.records, self.counters, index, label, stats.numbers, stats.prediction, self.num_classes,
                 list(self.track), self.ema_momentum, second_prediction, ring, kept)  # fmt: skip
             return
         state: dict[str, Any] = self._buffers  # as attributes of a module they cost about 1 us each
-        dynamics(
-            state["records"],
-            state["counters"],
-            index,
-            label,
-            stats,
-            num_classes=self.num_classes,
-            track=self.track,
-            momentum=self.ema_momentum,
-            second_prediction=second_prediction,
-            history=None if self.history_statistic is None else state["history"],
-            history_statistic=kept,
-        )
+        ring = None if self.history_statistic is None else state["history"]
+        enter(
+            state["records"], state["counters"], index, label, stats, self.num_classes, self._columns,
+            self.ema_momentum, second_prediction, ring,
+        )  # fmt: skip
 
     def end_epoch(self) -> EpochSummary:
         """What the epoch did; then the next one begins. Reads from the device once.

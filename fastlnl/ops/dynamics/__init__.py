@@ -1,5 +1,7 @@
 """What the training history says about each sample: one record a sample, moved by the statistics of the row pass."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from fastlnl.ops.dynamics.layout import COUNTERS, WORDS
 from fastlnl.ops.row_loss import RowStats
 from fastlnl.ops.row_loss.contract import NUMBERS
 
-__all__ = ["HISTORY_STATISTICS", "TRACKED", "dynamics"]
+__all__ = ["HISTORY_STATISTICS", "TRACKED", "Columns", "columns_of", "dynamics", "enter"]
 
 TRACKED = NUMBERS
 HISTORY_STATISTICS = ("nll", "p_label", "log_odds")
@@ -65,11 +67,6 @@ def dynamics(
     Deterministic. Source: Zhang et al. 2025 (wrong events), Toneva et al. 2019 (forgetting), Pleiss et al. 2020
     (margins). Updates: records, counters, history.
     """
-    numbers, batch = stats.numbers, stats.numbers.shape[-1]
-    if records.device != numbers.device:
-        raise ShapeError(
-            f"the dynamics are on {records.device} but the statistics on {numbers.device}; move one of them"
-        )
     if records.dtype != torch.int32 or records.dim() != 2 or records.shape[1] != WORDS or not records.is_contiguous():
         raise ShapeError(f"records is {describe(records)}; expected contiguous (N, {WORDS}) int32")
     if counters.dtype != torch.int64 or counters.shape != (COUNTERS,):
@@ -82,10 +79,37 @@ def dynamics(
         raise ShapeError(
             f"history is {describe(history)}; expected contiguous (R, {records.shape[0]}) float16 or float32"
         )
+    columns = columns_of(track, history_statistic)
+    enter(records, counters, index, label, stats, num_classes, columns, momentum, second_prediction, history)
+
+
+class Columns(NamedTuple):
+    """Which rows of `RowStats.numbers` go where."""
+
+    mean: int
+    ema: int
+    history: int
+    log_odds: bool  # of the last
+
+
+def columns_of(track: tuple[str, str], history_statistic: str) -> Columns:
+    log_odds = history_statistic == "log_odds"
+    names = (*track, "p_label" if log_odds else history_statistic)
+    return Columns(*(NUMBERS.index(name) for name in names), log_odds)
+
+
+def enter(
+    records: Tensor, counters: Tensor, index: Tensor, label: Tensor, stats: RowStats, num_classes: int,
+    columns: Columns, momentum: float, second_prediction: Tensor | None, history: Tensor | None,
+) -> None:  # fmt: skip
+    """`dynamics` on records, counters and history that were checked before: those of a module, say."""
+    numbers, batch = stats.numbers, stats.prediction.shape[0]
+    if records.device != numbers.device:
+        raise ShapeError(
+            f"the dynamics are on {records.device} but the statistics on {numbers.device}; move one of them"
+        )
     if second_prediction is not None:
         second_prediction = integers("second_prediction", second_prediction, batch, numbers)
-    log_odds = history_statistic == "log_odds"
-    rows = NUMBERS.index(track[0]), NUMBERS.index(track[1]), NUMBERS.index("p_label" if log_odds else history_statistic)
     backend.implementation("dynamics", records)(
         records,
         counters,
@@ -94,9 +118,8 @@ def dynamics(
         integers("prediction", stats.prediction, batch, numbers),
         second_prediction,
         floats("numbers", numbers, (len(NUMBERS), batch), numbers),
-        rows,
+        columns,
         momentum,
         history,
-        log_odds,
         num_classes,
     )

@@ -11,6 +11,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from fastlnl.cpu.native import as_float32, as_int64, prefetch
+from fastlnl.ops.dynamics import Columns
 from fastlnl.ops.dynamics.layout import (
     CHANGED,
     CORRECT,
@@ -152,12 +153,11 @@ def enter_batch(
 
 def dynamics(
     records: Tensor, counters: Tensor, index: Tensor, label: Tensor, prediction: Tensor, second: Tensor | None,
-    numbers: Tensor, rows: tuple[int, int, int], momentum: float, history: Tensor | None, log_odds: bool,
-    num_classes: int,
+    numbers: Tensor, columns: Columns, momentum: float, history: Tensor | None, num_classes: int,
 ) -> None:  # fmt: skip
     enter_batch(
         index.shape[0], records.shape[0], num_classes, records.data_ptr(), counters.data_ptr(), index.data_ptr(),
-        label.data_ptr(), prediction.data_ptr(), 0 if second is None else second.data_ptr(), numbers.data_ptr(), *rows,
-        momentum, 0 if history is None else history.data_ptr(),
-        history is not None and history.dtype == torch.float16, log_odds,
+        label.data_ptr(), prediction.data_ptr(), 0 if second is None else second.data_ptr(), numbers.data_ptr(),
+        columns.mean, columns.ema, columns.history, momentum, 0 if history is None else history.data_ptr(),
+        history is not None and history.dtype == torch.float16, columns.log_odds,
     )  # fmt: skip

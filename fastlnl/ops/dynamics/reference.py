@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastlnl.ops.dynamics import Columns
 from fastlnl.ops.dynamics.layout import (
     CURSOR,
     DEVIATIONS,
@@ -29,11 +30,10 @@ from fastlnl.ops.row_loss.reference import check_rows
 @torch.no_grad()
 def dynamics(
     records: Tensor, counters: Tensor, index: Tensor, label: Tensor, prediction: Tensor, second: Tensor | None,
-    numbers: Tensor, rows: tuple[int, int, int], momentum: float, history: Tensor | None, log_odds: bool,
-    num_classes: int,
+    numbers: Tensor, columns: Columns, momentum: float, history: Tensor | None, num_classes: int,
 ) -> None:  # fmt: skip
     nll, margin = numbers[0], numbers[3]
-    mean_of, ema_of, kept = (numbers[row] for row in rows)
+    mean_of, ema_of, kept, log_odds = *(numbers[row] for row in columns[:3]), columns.log_odds
     batch, num_samples = len(index), len(records)
     if batch == 0:
         return

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastlnl.ops.dynamics import layout
+from fastlnl.ops.dynamics import Columns, layout
 from fastlnl.ops.row_loss.triton_kernel import TABLE, check_rows
 
 ROWS, SCAN = 32, 64  # rows a program; ids it compares them with at a time
@@ -142,12 +142,12 @@ def dynamics_kernel(records, counters, index, label, prediction, second, numbers
 
 def dynamics(
     records: Tensor, counters: Tensor, index: Tensor, label: Tensor, prediction: Tensor, second: Tensor | None,
-    numbers: Tensor, rows: tuple[int, int, int], momentum: float, history: Tensor | None, log_odds: bool,
-    num_classes: int,
+    numbers: Tensor, columns: Columns, momentum: float, history: Tensor | None, num_classes: int,
 ) -> None:  # fmt: skip
     batch = len(index)
     if batch > 0:
         dynamics_kernel[(triton.cdiv(batch, ROWS),)](
             records, counters, index, label, prediction, second, numbers, history, batch, len(records), momentum,
-            C=num_classes, MEAN_ROW=rows[0], EMA_ROW=rows[1], KEPT_ROW=rows[2], SECOND=second is not None,
-            HISTORY=history is not None, LOG_ODDS=log_odds, ROWS=ROWS, SCAN=SCAN)  # fmt: skip
+            C=num_classes, MEAN_ROW=columns.mean, EMA_ROW=columns.ema, KEPT_ROW=columns.history,
+            SECOND=second is not None, HISTORY=history is not None, LOG_ODDS=columns.log_odds, ROWS=ROWS,
+            SCAN=SCAN)  # fmt: skip
