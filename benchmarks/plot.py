@@ -7,8 +7,18 @@ from typing import Any
 
 Record = dict[str, Any]
 
-COLOR = {"fastlnl": "#0a6e5c", "eager": "#b8b8b8", "torch.compile": "#e08a1e", "F.cross_entropy": "#4f7cac"}
-MARKER = {"fastlnl": "o", "eager": "s", "torch.compile": "^", "F.cross_entropy": "D"}
+COLOR = {
+    "fastlnl": "#0a6e5c",
+    "eager": "#b8b8b8",
+    "torch.compile": "#e08a1e",
+    "F.cross_entropy": "#4f7cac",
+    "scikit-learn": "#e08a1e",
+    "cleanlab": "#4f7cac",
+    "aum": "#8c6bb1",
+    "torch.topk": "#d9d9d9",
+    "torch.sort": "#b8b8b8",
+}
+MARKER = {"fastlnl": "o", "eager": "s", "torch.compile": "^", "F.cross_entropy": "D", "scikit-learn": "^"}
 METHOD_COLOR = {"ce": "#4f7cac", "alr": "#0a6e5c"}
 TITLE = {"P1": "P1: cross-entropy", "P2": "P2: soft targets", "P3": "P3: ALR, label memory"}
 LOOK: Any = {
@@ -23,22 +33,27 @@ LOOK: Any = {
 
 
 def write_plots(report: Record, folder: Path, stem: str) -> list[Path]:
-    """A PNG for each section of the report, in `folder`; returns the paths."""
+    """PNGs of the sections of the report, in `folder`; returns the paths."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    measured = {
+        section: [record for record in report.get(section, []) if not record.get("refused")]
+        for section in ("row_loss", "batch_size", "libraries", "accuracy")
+    }
     drawings = {
-        "speedup": ("row_loss", draw_speedup),
-        "bandwidth": ("row_loss", draw_bandwidth),
-        "batch-size": ("batch_size", draw_batch_size),
-        "accuracy": ("accuracy", draw_accuracy),
+        "speedup": (measured["row_loss"], draw_speedup),
+        "bandwidth": (measured["row_loss"], draw_bandwidth),
+        "batch-size": (measured["batch_size"], draw_batch_size),
+        "libraries": ([r for r in measured["libraries"] if r["rival"] != "fastlnl"], draw_libraries),
+        "mixture": ([r for r in measured["libraries"] if r["contest"] == "mixture"], draw_mixture),
+        "accuracy": (measured["accuracy"], draw_accuracy),
     }
     written = []
     with pyplot.rc_context(LOOK):
-        for name, (section, draw) in drawings.items():
-            records = [record for record in report.get(section, []) if not record.get("refused")]
+        for name, (records, draw) in drawings.items():
             if not records:
                 continue
             figure = draw(records, pyplot)
@@ -67,11 +82,8 @@ def draw_speedup(records: list[Record], pyplot: Any) -> Any:
             middle = present.index(record["rival"]) - (len(present) - 1) / 2
             x, ratio = shapes.index(tuple(record["shape"])) + middle * width, record["speedup"]
             axes.bar(x, ratio - 1, 0.92 * width, bottom=1, color=COLOR[record["rival"]])
-            decimals = 0 if ratio >= 9.95 else 1 if ratio >= 0.995 else 2
             above = {"va": "bottom", "xytext": (0, 2)} if ratio >= 1 else {"va": "top", "xytext": (0, -3)}
-            axes.annotate(
-                f"{ratio:.{decimals}f}", (x, ratio), textcoords="offset points", ha="center", fontsize=8, **above
-            )
+            axes.annotate(short(ratio), (x, ratio), textcoords="offset points", ha="center", fontsize=8, **above)
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set_yscale("log")
         axes.set_xticks(range(len(shapes)), [f"{batch} x {classes}" for batch, classes in shapes], fontsize=9)
@@ -123,6 +135,57 @@ def draw_batch_size(records: list[Record], pyplot: Any) -> Any:
     return figure
 
 
+def draw_libraries(records: list[Record], pyplot: Any) -> Any:
+    """Bars from 1: time of a rival over time of fastlnl, logarithmic, a row per contest, size and rival."""
+    records = [record for record in records if not record["surcharge"]]
+    figure, axes = pyplot.subplots(figsize=(8.4, 0.9 + 0.3 * len(records)))
+    for y, record in enumerate(records):
+        ratio = record["speedup"]
+        axes.barh(y, ratio - 1, 0.78, left=1, color=COLOR[record["rival"]])
+        if record["target"]:
+            axes.plot([record["target"]] * 2, [y - 0.39, y + 0.39], color="black", linewidth=1.6)
+        beyond = record["target"] if record["target"] and ratio < record["target"] < 1.5 * ratio else max(1, ratio)
+        after = {"textcoords": "offset points", "xytext": (4, 0), "va": "center", "fontsize": 8}
+        axes.annotate(short(ratio), (beyond, y), **after)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xscale("log")
+    ticks = [1, 3, 10, 30, 100, 300, 1000, 3000]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    slowest = min(record["speedup"] for record in records)
+    shown = [10, *(r["speedup"] for r in records), *(r["target"] for r in records if r["target"])]
+    axes.set_xlim(1 if slowest >= 1 else 0.8 * slowest, 1.6 * max(shown))
+    axes.margins(y=0.01)
+    names = [f"{r['contest']}, {' x '.join(f'{n:,}' for n in r['size'])}" for r in records]
+    axes.set_yticks(range(len(records)), names, fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_xlabel("time of the rival / time of fastlnl")
+    rivals = unique(record["rival"] for record in records)
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOR[rival]) for rival in rivals]
+    handles.append(pyplot.Line2D([], [], color="black", linewidth=1.6, marker=None))
+    figure.legend(handles, [*rivals, "wanted"], loc="outside upper center", ncols=len(handles), columnspacing=1.2)
+    return figure
+
+
+def draw_mixture(records: list[Record], pyplot: Any) -> Any:
+    """Time of a fit and its posteriors against the number of samples, both logarithmic."""
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
+    draw_lines(axes, records, x=lambda record: record["size"][0], y=lambda record: 1e3 * record["median"])
+    sizes = unique(record["size"][0] for record in records)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter("{x:,g}")
+    axes.grid(axis="y", color="#e6e6e6")
+    axes.set_title("Two Gaussians fitted to N losses, all posteriors")
+    axes.set_xlabel("N")
+    axes.set_ylabel("ms")
+    axes.legend()
+    return figure
+
+
 def draw_accuracy(records: list[Record], pyplot: Any) -> Any:
     """Test accuracy against epochs: mean over the seeds, and from the lowest to the highest seed as a band."""
     figure, axes = pyplot.subplots(figsize=(6.4, 4.2))
@@ -156,6 +219,11 @@ def draw_lines(axes: Any, records: list[Record], x: Any, y: Any) -> None:
             label=rival,
             zorder=3 if rival == "fastlnl" else 2,
         )
+
+
+def short(ratio: float) -> str:
+    """Two digits or all before the point."""
+    return f"{ratio:,.{0 if ratio >= 9.95 else 1 if ratio >= 0.995 else 2}f}"
 
 
 def unique(values: Any) -> list[Any]:

@@ -23,11 +23,12 @@ import tables
 import torch
 from accuracy import time_to_accuracy
 from cases import CASES, SHAPES, WIDEST, Case, Errors, Rival, Shape, errors_of
+from libraries import CONTESTS, against_libraries, why_unable
 from timing import copy_rate, num_batches, peak_bytes, time_rivals
 
 from fastlnl import backend
 
-SECTIONS = ("row_loss", "batch_size", "accuracy")
+SECTIONS = ("row_loss", "batch_size", "libraries", "accuracy")
 SWEPT_CLASSES, SWEPT_BATCHES = (10, 100), (32, 128, 1024, 8192)
 EXACT = 1e-6  # relative error that fastlnl may have where eager float32 has less
 PLAUSIBLE = 1e-5  # relative error at which a rival does not compute the same thing
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for record in measure(case, (batch, classes), arguments.device, seconds / 2)
         ]
         print("\n" + "\n".join(tables.batch_size_lines(report)))
+    if "libraries" in arguments.only:
+        report["libraries"] = against_libraries(CONTESTS, arguments.device, seconds / 2, say=progress)
+        print("\n" + "\n".join(tables.libraries_lines(report)))
     if "accuracy" in arguments.only:
         report["accuracy"] = time_to_accuracy(arguments.seeds, arguments.epochs, arguments.device, say=progress)
         print("\n" + "\n".join(tables.accuracy_lines(report)))
@@ -70,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in write(report, arguments.out / report["machine"]["folder"]):
         print(path)
     print(f"{report['seconds']:.0f} s in all")
-    refused = [r for section in ("row_loss", "batch_size") for r in report.get(section, []) if r["refused"]]
-    return int(any(record["rival"] == "fastlnl" for record in refused))
+    timed = [record for section in ("row_loss", "batch_size", "libraries") for record in report.get(section, [])]
+    return int(any(record["rival"] == "fastlnl" and record["refused"] for record in timed))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -116,7 +120,7 @@ def measure(case: Case, shape: Shape, device: str, seconds: float, copy: float |
             rival = case.rivals[name](problem)
             errors = errors_of(rival, problem)
         except Exception as error:  # torch.compile without a compiler, say: the others can still be measured
-            record["refused"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}"
+            record["refused"] = why_unable(error)
             continue
         record["errors"] = errors._asdict()
         record["refused"] = why_refused(name, errors, records["eager"].get("errors"))
@@ -159,7 +163,7 @@ def machine(device: str) -> Record:
         "omp_wait_policy": os.environ["OMP_WAIT_POLICY"],
         "gpu": gpu,
         "backend": backend.implementation("row_loss", torch.empty(0, 1, device=device)).__module__.split(".")[-1],
-        **{name: installed(name) for name in ("torch", "numba", "triton", "fastlnl")},
+        **{name: installed(name) for name in tables.PACKAGES},
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
         "commit": commit(),

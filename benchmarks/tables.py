@@ -4,8 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cases import CASES
+from libraries import CONTESTS
 
 Record = dict[str, Any]
+
+PACKAGES = ("fastlnl", "torch", "numba", "triton", "scikit-learn", "cleanlab", "aum")
+TO_THE_LEFT = {"B x C", "N x C", "N", "rival", "method", "wanted", "difference"}
 
 
 def report_lines(report: Record) -> list[str]:
@@ -13,6 +17,7 @@ def report_lines(report: Record) -> list[str]:
     for section, write in (
         ("row_loss", row_loss_lines),
         ("batch_size", batch_size_lines),
+        ("libraries", libraries_lines),
         ("accuracy", accuracy_lines),
     ):
         if section in report:
@@ -21,7 +26,7 @@ def report_lines(report: Record) -> list[str]:
 
 
 def machine_lines(machine: Record) -> list[str]:
-    packages = [f"{name} {machine[name]}" for name in ("fastlnl", "torch", "numba", "triton") if machine[name]]
+    packages = [f"{name} {machine[name]}" for name in PACKAGES if machine[name]]
     return [
         f"# fastlnl benchmarks, {machine['date']}, commit {machine['commit']}",
         "",
@@ -74,7 +79,11 @@ def row_loss_row(record: Record) -> Record:
 def wanted(record: Record) -> str:
     if record["target"] is None or "speedup" not in record or "wall" not in record["clocks"]:
         return ""
-    return f">= {record['target']:g}x {'met' if record['speedup'] >= record['target'] else 'MISSED'}"
+    return at_least(record["target"], record["speedup"])
+
+
+def at_least(target: float, speedup: float) -> str:
+    return f">= {target:g}x {'met' if speedup >= target else 'MISSED'}"
 
 
 def batch_size_lines(report: Record) -> list[str]:
@@ -84,6 +93,46 @@ def batch_size_lines(report: Record) -> list[str]:
         row = rows.setdefault(by(record["shape"]), {"B x C": by(record["shape"])})
         row[f"{record['rival']}, us"] = "no number" if record["refused"] else micro(record["median"])
     return ["## P3 against batch size", "", *table(rows.values())]
+
+
+def libraries_lines(report: Record) -> list[str]:
+    """One table per contest."""
+    lines = [
+        "## Against the libraries people use",
+        "",
+        "Medians and quartiles of rivals that take turns in one process, on the same inputs. Answers are compared",
+        "before anything is timed; the difference is fastlnl's answer beside the rival's.",
+    ]
+    for contest in CONTESTS:
+        records = [record for record in report["libraries"] if record["contest"] == contest.name]
+        if records:
+            rows = [{contest.axes: " x ".join(f"{n:,}" for n in r["size"])} | library_row(r) for r in records]
+            lines += ["", f"### {contest.name}: {contest.title}", "", *table(rows)]
+            lines += ["", f"Green before this table counts: `{contest.test}`."]
+    return lines
+
+
+def library_row(record: Record) -> Record:
+    if record["refused"]:
+        return {"rival": record["rival"], "ms": f"no number: {record['refused']}"}
+    return {
+        "rival": record["rival"],
+        "ms": milli(record["median"]),
+        "quartiles": f"{milli(record['low'])} .. {milli(record['high'])}",
+        "samples": str(record["samples"]),
+        "ns per sample": f"{1e9 * record['seconds_per_sample']:,.1f}",
+        **({} if record["rival"] == "fastlnl" else compared(record)),
+        "difference": record.get("difference", ""),
+    }
+
+
+def compared(record: Record) -> Record:
+    target, speedup = record["target"], record["speedup"]
+    if not record["surcharge"]:
+        return {"fastlnl is": f"{times(speedup)} faster", "wanted": "" if target is None else at_least(target, speedup)}
+    added = 100 / speedup - 100
+    most = "" if target is None else f"<= {target:g} % {'met' if added <= target else 'MISSED'}"
+    return {"fastlnl adds": f"{added:+.1f} %", "wanted": most}
 
 
 def accuracy_lines(report: Record) -> list[str]:
@@ -115,7 +164,7 @@ def table(rows: Iterable[Record]) -> list[str]:
     cells = [names, *([row.get(name, "") for name in names] for row in rows)]
     # A sentence in place of a number may be wider than its column.
     width = [max(len(line[i]) for line in cells if not line[i].startswith("no number:")) for i in range(len(names))]
-    left = [name in ("B x C", "rival", "method", "wanted") for name in names]
+    left = [name in TO_THE_LEFT for name in names]
     rule = [("-" * w) if to_left else "-" * (w - 1) + ":" for w, to_left in zip(width, left, strict=True)]
     return ["| " + " | ".join(aligned(line, width, left)) + " |" for line in (cells[0], rule, *cells[1:])]
 
@@ -131,6 +180,15 @@ def by(shape: Sequence[int]) -> str:
 def micro(seconds: float) -> str:
     us = 1e6 * seconds
     return f"{us:,.1f}" if us < 1000 else f"{us:,.0f}"
+
+
+def milli(seconds: float) -> str:
+    ms = 1e3 * seconds
+    return f"{ms:,.3f}" if ms < 10 else f"{ms:,.1f}"
+
+
+def times(ratio: float) -> str:
+    return f"{ratio:,.0f}x" if ratio >= 100 else f"{ratio:.1f}x"
 
 
 def giga(bytes_per_second: float) -> str:

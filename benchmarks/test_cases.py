@@ -9,9 +9,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from cases import CASES, SHAPES, errors_of
+from libraries import CONTESTS
 from run import why_refused
 from timing import num_batches, steps_over
 
+RIVALS = [(contest, rival) for contest in CONTESTS for rival in contest.rivals]
 EVERYTHING = [(case, shape, rival) for case in CASES for shape in SHAPES for rival in case.rivals]
 
 
@@ -26,3 +28,17 @@ def test_step(benchmark, case, shape, rival):
     assert reason is None, reason
     benchmark.group = f"{case.name} {shape[0]} x {shape[1]}"
     benchmark(steps_over(built, problem.batches))
+
+
+@pytest.mark.parametrize(("contest", "rival"), RIVALS, ids=[f"{c.name}-{r}" for c, r in RIVALS])
+def test_contest(benchmark, contest, rival):
+    """At the cheapest size."""
+    inputs = contest.inputs(contest.sizes[0], "cpu")
+    try:
+        built = contest.rivals[rival](inputs)
+        answer = built.answer()
+    except ModuleNotFoundError as error:
+        pytest.skip(f"{error.name} is not installed")
+    contest.difference(contest.rivals["fastlnl"](inputs).answer(), answer)
+    benchmark.group = f"{contest.name} {' x '.join(map(str, contest.sizes[0]))}"
+    benchmark(built.step)

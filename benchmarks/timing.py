@@ -19,6 +19,7 @@ from cases import Batch, Case, Problem, Rival, Shape, take_step
 
 GRAPH_STEPS = 200
 SAMPLE_SECONDS = 1e-3  # shorter steps are repeated inside a sample, or the change of turns would be measured
+TURN_SECONDS = 10e-3  # of a contest with rivals that take seconds
 L2_TIMES = 3
 
 Step = Callable[[], object]
@@ -63,27 +64,30 @@ def no_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-def take_turns(samplers: dict[str, Callable[[], float]], seconds: float, fewest: int) -> dict[str, Timing]:
+def take_turns(
+    samplers: dict[str, Callable[[], float]], seconds: float, fewest: int, turn: float = 0.0
+) -> dict[str, Timing]:
     """Each sampler gives the seconds of one step; all are asked in every round, in a new order each time.
 
-    Rounds go on for `seconds`, and until there are `fewest` samples of each.
+    Rounds go on for `seconds`, and until there are `fewest` samples of each. In its turn a sampler is asked once, or
+    again and again for `turn` seconds.
     """
     order, shuffle = list(samplers), random.Random(0).shuffle
     samples: dict[str, list[float]] = {name: [] for name in samplers}
     end = time.perf_counter() + seconds
     with no_garbage_collection():
-        while time.perf_counter() < end or len(samples[order[0]]) < fewest:
+        while time.perf_counter() < end or min(map(len, samples.values())) < fewest:
             shuffle(order)  # whoever follows a big rival finds its caches emptied: let it be another one each time
             for name in order:
+                turn_end = time.perf_counter() + turn
                 samples[name].append(samplers[name]())
+                while time.perf_counter() < turn_end:
+                    samples[name].append(samplers[name]())
     return {name: summary(samples[name]) for name in samplers}
 
 
 def wall_sampler(step: Step, device: str = "cpu") -> Callable[[], float]:
     """Samples the wall time of a call, averaged over as many as `SAMPLE_SECONDS` takes."""
-    for _ in range(3):
-        step()
-    wait(device)
 
     def sample(calls: int) -> float:
         wait(device)
@@ -93,7 +97,8 @@ def wall_sampler(step: Step, device: str = "cpu") -> Callable[[], float]:
         wait(device)
         return (time.perf_counter() - started) / calls
 
-    calls = max(1, round(SAMPLE_SECONDS / sample(3)))
+    step()  # the first call may compile
+    calls = 1 if sample(1) > 100 * SAMPLE_SECONDS else max(1, round(SAMPLE_SECONDS / sample(3)))
     return lambda: sample(calls)
 
 
@@ -146,6 +151,11 @@ def time_rivals(
         graphs = {name: graph_sampler(rival, used) for name, rival in rivals.items()}
         timings[clock] = take_turns(graphs, seconds / 3, fewest)
     return {clock: timings[clock] for clock in ("cold", "warm", "host")}
+
+
+def time_steps(steps: dict[str, Step], device: str, seconds: float, fewest: int = 5) -> dict[str, Timing]:
+    """Wall times of steps of very different length: few samples of one that takes seconds, many of the short ones."""
+    return take_turns({name: wall_sampler(step, device) for name, step in steps.items()}, seconds, fewest, TURN_SECONDS)
 
 
 def copy_rate(device: str) -> float:

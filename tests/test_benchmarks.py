@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,23 +13,27 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import cases
+import libraries
 import run
 import tables
 import timing
 
 ROOT = Path(__file__).parents[1]
 CASES = {case.name: case for case in cases.CASES}
+TINY = {"N": (600,), "N x C": (600, 5), "B x C": (16, 10)}
 WITHOUT_COMPILER = [(c.name, r) for c in cases.CASES for r in c.rivals if r != "torch.compile"]
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """No torch.compile, which takes seconds a shape."""
+    """No torch.compile, which takes seconds a shape; contests at a tiny size."""
     short = [
         dataclasses.replace(case, rivals={name: r for name, r in case.rivals.items() if name != "torch.compile"})
         for case in cases.CASES
     ]
     monkeypatch.setattr(run, "CASES", short)
+    tiny = [dataclasses.replace(contest, sizes=(TINY[contest.axes],)) for contest in libraries.CONTESTS]
+    monkeypatch.setattr(run, "CONTESTS", tiny)
     return short
 
 
@@ -170,6 +175,14 @@ def test_peak_counts_the_gradient_and_what_is_kept_for_it():
     assert peak["eager"] >= 2 * matrix  # log p as well
 
 
+def test_a_turn_gives_short_steps_more_samples():
+    waits = {"short": 1e-3, "long": 0.03}
+    samplers = {name: lambda wait=wait: time.sleep(wait) or wait for name, wait in waits.items()}
+    timings = timing.take_turns(samplers, seconds=0, fewest=3, turn=0.02)
+    assert timings["long"].samples == 3
+    assert timings["short"].samples > 3
+
+
 def test_report_is_written(quick, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     small = ["--shapes", "16x10", "8x33", "--batches", "16", "32", "--seconds", "0.01", "--seeds", "2", "--epochs", "2"]
@@ -178,7 +191,17 @@ def test_report_is_written(quick, tmp_path, capsys):
     report = saved(tmp_path)
     stem = f"{report['machine']['date']}-{report['machine']['commit']}"
     assert {path.name for path in (tmp_path / "cpu").iterdir()} == {
-        f"{stem}{end}" for end in (".json", ".md", "-speedup.png", "-bandwidth.png", "-batch-size.png", "-accuracy.png")
+        f"{stem}{end}"
+        for end in (
+            ".json",
+            ".md",
+            "-speedup.png",
+            "-bandwidth.png",
+            "-batch-size.png",
+            "-accuracy.png",
+            "-libraries.png",
+            "-mixture.png",
+        )
     }
     for image in tmp_path.glob("cpu/*.png"):
         assert image.read_bytes().startswith(b"\x89PNG")
@@ -188,6 +211,10 @@ def test_report_is_written(quick, tmp_path, capsys):
         assert f"### {case.name}: {case.title}" in printed
     assert len(report["row_loss"]) == 2 * sum(len(case.rivals) for case in quick)
     assert len(report["batch_size"]) == 4 * len(quick[2].rivals)
+    for contest in run.CONTESTS:
+        assert f"### {contest.name}: {contest.title}" in text
+    assert len(report["libraries"]) == sum(len(contest.rivals) for contest in run.CONTESTS)
+    assert not [r for r in report["libraries"] if r["refused"] and "not installed" not in r["refused"]]
     for record in report["row_loss"]:
         assert 0 < record["low"] <= record["median"] <= record["high"]
     ce, alr = report["accuracy"]

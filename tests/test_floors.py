@@ -29,6 +29,7 @@ KERNELS = (
     "numba_pass",
     "numba_storage",
     "triton_kernel",
+    "triton_rows",
     "triton_storage",
     "triton_wide",
 )

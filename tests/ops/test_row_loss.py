@@ -57,14 +57,19 @@ def test_loss_and_gradient(name, classes, device):
     check_against_truth(name, z, y, target_for(name, BATCH, classes), device)
 
 
-@pytest.mark.parametrize("classes", [2, 7, 10, 32, 33, 100, 1000])
+WIDTHS = [("numba", 2048, c) for c in (2, 7, 10, 32, 33, 100)] + [("numba", 256, 1000)]
+WIDTHS += [("triton", 256, c) for c in (2, 10, 33)]  # wider rows: too slow to interpret in such numbers
+
+
+@pytest.mark.parametrize(("backend", "batch", "classes"), WIDTHS)
 @pytest.mark.parametrize("name", LOSS)
-def test_never_less_exact_than_eager_over_many_rows(name, classes):
-    batch = 2048 if classes <= 100 else 256
+def test_never_less_exact_than_eager_over_many_rows(name, backend, batch, classes):
+    """The gradient. Triton gets parameters such as 0.1 in float32, which may cost half a unit of the last place."""
+    where = torch.device("cuda" if backend == "triton" and torch.cuda.is_available() else "cpu")
     z, y = batch_of(classes, batch)
-    with use_backend("numba"):
-        for ours, eager in errors_of(name, z, y, target_for(name, batch, classes), torch.device("cpu")):
-            assert ours <= eager
+    with use_backend(backend):
+        _, (ours, eager) = errors_of(name, z, y, target_for(name, batch, classes), where)
+    assert ours <= (eager if backend == "numba" else max(eager, 2.0**-24))
 
 
 def test_on_the_whole_at_least_as_exact_as_eager(device):

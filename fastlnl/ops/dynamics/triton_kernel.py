@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlnl.ops.dynamics import Columns, layout
-from fastlnl.ops.row_loss.triton_kernel import TABLE, check_rows
+from fastlnl.ops.row_loss.triton_rows import TABLE, check_rows
 
 ROWS, SCAN = 32, 64  # rows a program; ids it compares them with at a time
 EPOCH, CURSOR, ERRORS = (tl.constexpr(n) for n in (layout.EPOCH, layout.CURSOR, layout.ERRORS))

@@ -15,11 +15,20 @@ import triton.language as tl
 from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats
 from fastlnl.ops.row_loss.definition import MAX_PARAMETERS, LossDefinition
 from fastlnl.ops.row_loss.storage import FLOAT32
+from fastlnl.ops.row_loss.triton_rows import (
+    DENSE,
+    NO_TARGET,
+    TABLE,
+    below,
+    check_rows,
+    finish_rows,
+    label_of,
+    occurrences,
+    store_stats,
+)
 from fastlnl.ops.row_loss.triton_storage import read_rows, write_dense, write_topk
 
-NO_TARGET, DENSE, TABLE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
-TILE_COLUMNS = 8192
-FAR = tl.constexpr(-1e30)  # -inf logits count as this far below the maximum: probability 0, and 0 * log 0 = 0
+TILE_COLUMNS, NARROW = 8192, tl.constexpr(64)
 
 
 @triton.jit
@@ -52,101 +61,19 @@ def compiled_coefficients(loss: LossDefinition):
 
 
 @triton.jit
-def pick(values, at):
-    """The value at the one position that `at` marks."""
-    return tl.sum(tl.where(at, values, 0), 0)
-
-
-@triton.jit
-def below(z, top):
-    """z - top, at most FAR below; NaN stays NaN."""
-    x = z - top
-    return tl.where((x < FAR) | (z == float("-inf")), FAR, x)
-
-
-@triton.jit
-def label_of(label, rows, inside, LABEL: tl.constexpr):
-    return tl.load(label + rows, mask=inside, other=0) if LABEL else rows * 0
-
-
-@triton.jit
-def check_rows(rows, inside, label, index, errors, num_samples, C: tl.constexpr, LABEL: tl.constexpr,
-               INDEX: tl.constexpr, TARGET: tl.constexpr):  # fmt: skip
-    """Labels, ids, and which rows have both in range; the first that has not is reported, if none was before."""
-    y = label_of(label, rows, inside, LABEL)
-    sample = tl.load(index + rows, mask=inside, other=0) if INDEX else rows
-    bad_label = inside & ((y < 0) | (y >= C))
-    bad = bad_label
-    if TARGET == TABLE:
-        bad = bad | (inside & ((sample < 0) | (sample >= num_samples)))
-    if tl.max(bad.to(tl.int32), 0) > 0:
-        at = rows == tl.min(tl.where(bad, rows, 9223372036854775807), 0)
-        kind = pick(tl.where(bad_label, rows * 0 + 1, rows * 0 + 2), at)
-        if tl.atomic_cas(errors, kind * 0, kind) == 0:
-            tl.store(errors + 1, pick(rows, at))
-            tl.store(errors + 2, pick(sample, at))
-            tl.store(errors + 3, pick(tl.where(bad_label, y, sample), at))
-    return y, sample, inside & (bad == 0)
-
-
-@triton.jit
-def occurrences(sample, after, label, index, batch, C: tl.constexpr, LABEL: tl.constexpr, SCAN: tl.constexpr):
-    """Of the valid positions that hold the same id: the lowest above `after`, and the highest."""
-    following, last = sample * 0 + 9223372036854775807, sample * 0 - 1
-    for start in range(0, batch, SCAN):
-        at = start + tl.arange(0, SCAN).to(tl.int64)
-        ids = tl.load(index + at, mask=at < batch, other=-1)
-        y = label_of(label, at, at < batch, LABEL)
-        same = (sample[:, None] == ids[None, :]) & ((y >= 0) & (y < C))[None, :]
-        above = same & (at[None, :] > after[:, None])
-        following = tl.minimum(following, tl.min(tl.where(above, at[None, :], 9223372036854775807), 1))
-        last = tl.maximum(last, tl.max(tl.where(same, at[None, :], -1), 1))
-    return following, last
-
-
-@triton.jit
-def finish_rows(rows, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
-                q0, q1, q2, q3, C: tl.constexpr, COEFFICIENTS: tl.constexpr, WEIGHT: tl.constexpr):  # fmt: skip
-    """From the sums of a row to its loss, which is stored, and its scaled coefficients."""
-    log_sum = tl.log(s_e)
-    scale = 1.0 / s_e
-    entropy = log_sum - s_ex * scale
-    nll = log_sum - x_y
-    target_sum = r_use * s_r + p_use
-    target_p = (r_use * s_re + p_use * s_ee * scale) * scale
-    target_logp = r_use * (s_rx - log_sum * s_r) - p_use * entropy
-    value, a, b, c, d, e, f = COEFFICIENTS(
-        nll, tl.exp(-nll), entropy, target_sum, target_p, target_logp, s_x - C * log_sum, s_e * 0.0 + C, q0, q1, q2, q3
-    )
-    finite = (s_e > 0) & (s_e < float("inf")) & (tl.abs(s_x) < float("inf"))
-    w = tl.load(weight + rows, mask=live, other=0.0) if WEIGHT else s_e * 0.0 + 1.0
-    w = tl.where(finite, w, float("nan"))
-    tl.store(loss + rows, value * w, mask=live)
-    w = w * grad_scale
-    return scale, entropy, nll, finite, a * w, b * w, c * w, d * w, e * w, f * w
-
-
-@triton.jit
-def store_stats(stats, prediction, rows, live, batch, nll, confidence, margin, entropy, column):
-    """Row statistics, (5, B) and (B,)."""
-    tl.store(stats + rows, nll, mask=live)
-    tl.store(stats + batch + rows, tl.exp(-nll), mask=live)
-    tl.store(stats + 2 * batch + rows, confidence, mask=live)
-    tl.store(stats + 3 * batch + rows, margin, mask=live)
-    tl.store(stats + 4 * batch + rows, entropy, mask=live)
-    tl.store(prediction + rows, column.to(tl.int64), mask=live)
-
-
-@triton.jit
 def tile_rows(rows, live, old, fresh, logits, label, target, weight, loss, dlogits, stats, prediction, batch, use,
               grad_scale, q0, q1, q2, q3, C: tl.constexpr, STRIDE: tl.constexpr, BLOCK: tl.constexpr,
               COEFFICIENTS: tl.constexpr, TARGET: tl.constexpr, LABEL: tl.constexpr, WEIGHT: tl.constexpr,
               STATS: tl.constexpr, ONE_HOT: tl.constexpr):  # fmt: skip
-    """Loss, gradient and statistics of the `live` rows; returns p and which rows are finite."""
+    """Loss, gradient and statistics of the `live` rows; returns p and which rows are finite.
+
+    Narrow rows are computed in float64: one probability is often nearly 1 there, and what losses make of it cancels.
+    """
+    NUMBER: tl.constexpr = tl.float64 if BLOCK <= NARROW else tl.float32
     columns = tl.arange(0, BLOCK)
     inside = (columns < C)[None, :]
     z = tl.load(logits + rows[:, None] * STRIDE + columns[None, :], mask=live[:, None] & inside, other=0.0)
-    z = tl.where(inside, z.to(tl.float32), float("-inf"))
+    z = tl.where(inside, z.to(NUMBER), float("-inf"))
     y = label_of(label, rows, live, LABEL)
     at_label = columns[None, :] == y[:, None]
     top = tl.max(z, 1)
@@ -170,7 +97,7 @@ def tile_rows(rows, live, old, fresh, logits, label, target, weight, loss, dlogi
         s_re, s_ee = tl.sum(r * e, 1), tl.sum(e * e, 1)
     scale, entropy, nll, finite, a, b, c, d, e_, f = finish_rows(
         rows, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
-        q0, q1, q2, q3, C, COEFFICIENTS, WEIGHT)  # fmt: skip
+        q0, q1, q2, q3, C, COEFFICIENTS, TARGET, WEIGHT)  # fmt: skip
     p = e * scale[:, None]
     dz = a[:, None] + d[:, None] * (x - (s_ex * scale)[:, None])  # log p + H
     if TARGET != NO_TARGET:
@@ -180,13 +107,13 @@ def tile_rows(rows, live, old, fresh, logits, label, target, weight, loss, dlogi
         dz = p * dz + f[:, None]
     if LABEL:
         dz = tl.where(at_label, dz - b[:, None], dz)
-    tl.store(dlogits + rows[:, None] * C + columns[None, :], dz, mask=live[:, None] & inside)
+    tl.store(dlogits + rows[:, None] * C + columns[None, :], dz.to(tl.float32), mask=live[:, None] & inside)
     if STATS:
         others = tl.max(tl.where(at_label, float("-inf"), z), 1)
         margin = tl.sum(tl.where(at_label, z, 0.0), 1) - others if C > 1 else zero
         column = tl.min(tl.where(z == top[:, None], columns[None, :], C - 1), 1)
         store_stats(stats, prediction, rows, live, batch, nll, scale, margin, entropy, column)
-    return p, finite, at_label
+    return p.to(tl.float32), finite, at_label
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -278,9 +205,7 @@ def row_loss(call: RowLossInput) -> RowLossOutput:
             STORAGE=storage.kind, KEPT=storage.kept, **shape)  # fmt: skip
     if call.reduction != "none":
         loss = loss.sum() / max(batch, 1) if call.reduction == "mean" else loss.sum()
-    if not call.with_stats:
-        return RowLossOutput(loss, dlogits, None)
-    return RowLossOutput(loss, dlogits, RowStats(stats, prediction))
+    return RowLossOutput(loss, dlogits, RowStats(stats, prediction) if call.with_stats else None)
 
 
 def tile_shape(classes):

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from fastlnl.ops.row_loss.storage import FLOAT32
-from fastlnl.ops.row_loss.triton_kernel import (
+from fastlnl.ops.row_loss.triton_rows import (
     NO_TARGET,
     TABLE,
     below,
@@ -78,7 +78,7 @@ def wide_row(row, sample, stores, logits, label, target, weight, loss, dlogits, 
     live = row >= 0
     scale, entropy, nll, finite, a, b, c, d, e_, f = finish_rows(
         row, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_re, s_ee, weight, grad_scale, loss,
-        q0, q1, q2, q3, C, COEFFICIENTS, WEIGHT)  # fmt: skip
+        q0, q1, q2, q3, C, COEFFICIENTS, TARGET, WEIGHT)  # fmt: skip
     offset = -s_ex * scale  # H - log sum e, without the cancellation
     stores = stores & finite & (fresh | (keep_row < 1.0))
     if STORAGE == "topk":

@@ -6,7 +6,8 @@ import triton.language as tl
 from torch import Tensor
 
 from fastlnl.ops.row_loss import RowStats
-from fastlnl.ops.row_loss.triton_kernel import NO_TARGET, TILE_COLUMNS, below, check_rows, store_stats, tile_shape
+from fastlnl.ops.row_loss.triton_kernel import TILE_COLUMNS, tile_shape
+from fastlnl.ops.row_loss.triton_rows import NO_TARGET, below, check_rows, store_stats
 
 
 @triton.jit
