@@ -36,13 +36,19 @@ def keep(folder: Path) -> Path:
     keys = ("dataset", "noise_mode", "nominal_noise", "network", "augment")
     group = " ".join(str(settings[key] or "none") for key in keys)
     name = "".join(c if c.isalnum() or c in ".-" else "_" for c in group)
-    to = RESULTS / name / f"{settings['method']}-seed{settings['seed']}"
+    to = RESULTS / name / f"{variant(settings)}-seed{settings['seed']}".replace(" ", "-").replace(":", "")
     to.mkdir(parents=True, exist_ok=True)
     for file in KEPT:
         shutil.copyfile(folder / file, to / file)
     settings["made_with"] = made_with
     (to / "run.json").write_text(json.dumps(settings) + "\n")
     return to
+
+
+def variant(settings: dict[str, Any]) -> str:
+    """The method, and the storage of its label memory where that is not float32."""
+    storage = settings.get("option_storage", "float32")
+    return settings["method"] if storage == "float32" else f"{settings['method']} {storage}"
 
 
 @cache
@@ -76,7 +82,7 @@ def table() -> None:
     for path in sorted(RESULTS.glob("*/*/run.json")):
         settings = json.loads(path.read_text())
         log = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
-        groups[(path.parent.parent.name, settings["method"])].append((settings, log))
+        groups[(path.parent.parent.name, variant(settings))].append((settings, log))
     lines = []
     for (folder, method), runs in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] != "ce")):
         settings = runs[0][0]
