@@ -10,7 +10,6 @@ import argparse
 import datetime
 import json
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ import torch
 from accuracy import time_to_accuracy
 from cases import CASES, SHAPES, WIDEST, Case, Errors, Rival, Shape, errors_of
 from libraries import CONTESTS, against_libraries, why_unable
+from provenance import commit
 from timing import copy_rate, num_batches, peak_bytes, time_rivals
 
 from fastlnl import backend
@@ -185,16 +185,6 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def commit() -> str:
-    """Short hash of the commit, with -dirty where files differ from it; "unknown" outside of a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return told.stdout.strip()
 
 
 def write(report: Record, folder: Path) -> list[Path]:

@@ -55,7 +55,7 @@ def variant(settings: dict[str, Any]) -> str:
 def versions() -> dict[str, str]:
     """What made the run: commit (-dirty with changes), torch, processor; taken before the first result is written."""
     import torch
-    from run import commit
+    from provenance import commit
 
     processor = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     return {"commit": commit(), "torch": torch.__version__, "processor": processor}
