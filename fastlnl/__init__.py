@@ -1,6 +1,6 @@
 """Learning with noisy labels at the price of plain cross-entropy."""
 
-from fastlnl import losses, state
+from fastlnl import losses, metrics, mixture, selection, state
 from fastlnl.backend import backends, current_backend, use_backend
 from fastlnl.errors import BackendError, DefinitionError, LabelError, ShapeError, StateError
 from fastlnl.ops.row_loss import LossDefinition, RowStats, define_loss
@@ -22,6 +22,9 @@ __all__ = [
     "current_backend",
     "define_loss",
     "losses",
+    "metrics",
+    "mixture",
+    "selection",
     "state",
     "use_backend",
 ]

@@ -94,8 +94,8 @@ class Columns(NamedTuple):
 
 def columns_of(track: tuple[str, str], history_statistic: str) -> Columns:
     log_odds = history_statistic == "log_odds"
-    names = (*track, "p_label" if log_odds else history_statistic)
-    return Columns(*(NUMBERS.index(name) for name in names), log_odds)
+    mean, ema = (NUMBERS.index(name) for name in track)
+    return Columns(mean, ema, NUMBERS.index("p_label" if log_odds else history_statistic), log_odds)
 
 
 def enter(
