@@ -36,8 +36,6 @@ def resources(classes, kind, target, capability):
 
     `target` is a key of `LOSSES` or the storage of a label memory.
     """
-    from triton.backends import nvidia
-
     from fastlnl.ops.row_loss import LOSSES as DEFINED
     from fastlnl.ops.row_loss import Storage
     from fastlnl.ops.row_loss.triton_kernel import TILE_COLUMNS, compiled_coefficients, tile_launch
@@ -65,17 +63,23 @@ def resources(classes, kind, target, capability):
     words = {1: "*u8", 2: "*i16", 4: "*fp32"}[storage.dtype.itemsize]
     compiled = compile_kernel(kernel, constants, warps, capability, kind, target=words)
     asm = compiled.asm
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(asm["cubin"])
-        file.flush()
-        command = [str(Path(nvidia.__file__).parent / "bin" / "cuobjdump"), "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = {key.lower(): int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return found | {
+    return usage_of(compiled) | {
         "shared": compiled.metadata.shared,  # taken at the launch, so not in the cubin
         "wide_loads": len(re.findall(r"ld\.global[.\w:]*\.v4\.[bfsu]32", asm["ptx"])),
         "wide_stores": len(re.findall(r"st\.global[.\w:]*\.v4\.[bfsu]32", asm["ptx"])),
     }
+
+
+def usage_of(compiled):
+    """Registers a thread, bytes of stack and of local memory."""
+    from triton.backends import nvidia
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [str(Path(nvidia.__file__).parent / "bin" / "cuobjdump"), "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {key.lower(): int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
 
 
 def compile_kernel(kernel, constants, warps, capability, kind="fp32", **types):

@@ -1,22 +1,19 @@
-"""Registers and shared memory of the compiled mixture kernels: `mixture_resources.json`.
+"""Registers and shared memory of the compiled primitives beside the row pass: `primitive_resources.json`.
 
 Triton compiles for a GPU that is not there, so the table is made and checked anywhere:
 
-python tests/ops/mixture_resources.py [90]       print what the kernels need now (on this capability only)
-python tests/ops/mixture_resources.py --update   and write it to mixture_resources.json
+python tests/ops/primitive_resources.py [90]       print what the kernels need now (on this capability only)
+python tests/ops/primitive_resources.py --update   and write it to primitive_resources.json
 """
 
-import json
 import os
-import re
-import subprocess
 import sys
-import tempfile
 from itertools import product
 from pathlib import Path
 
+from triton_resources import CAPABILITIES, as_text, compile_kernel, usage_of
+
 TABLE = Path(__file__).with_suffix(".json")
-CAPABILITIES = (80, 90)
 TYPES = {
     **dict.fromkeys(("x", "out"), "*fp32"),
     **dict.fromkeys(("group", "tables", "left_out", "count", "offset", "info"), "*i64"),
@@ -27,7 +24,53 @@ TYPES = {
 
 
 def cases():
-    """Every mixture kernel as it is launched: (name, kernel, constants, other types)."""
+    """Every kernel as it is launched: (name, kernel, constants, other types)."""
+    yield from mixture_cases()
+    yield from selection_cases()
+    yield from dynamics_cases()
+
+
+def dynamics_cases():
+    from fastlnl.ops.dynamics import triton_kernel as dynamics
+    from fastlnl.ops.history_weight import triton_kernel as history
+
+    shape = {"C": 100, "MEAN_ROW": 0, "EMA_ROW": 1, "KEPT_ROW": 1, "ROWS": dynamics.ROWS, "SCAN": dynamics.SCAN}
+    types = {"records": "*i32", "counters": "*i64", "second": "*i64", "numbers": "*fp32", "history": "*fp16"}
+    types |= {"momentum": "fp32"}
+    for both in (False, True):
+        constants = shape | {"SECOND": both, "HISTORY": both, "LOG_ODDS": both}
+        constants |= {} if both else {"second": None, "history": None}
+        yield f"dynamics{', second view, ring' if both else ''}", dynamics.dynamics_kernel, constants, types
+    types = {"history": "*fp16", "position": "*i64", "decay": "fp32", "rows": "i32"}
+    yield "history_weight", history.history_weight_kernel, {"PIECE": history.PIECE}, types
+
+
+def selection_cases():
+    from fastlnl.ops.class_reduce import triton_kernel as reduce
+    from fastlnl.ops.select import triton_kernel as select
+
+    types = dict.fromkeys(("group", "quota", "prefix", "remaining", "confident"), "*i64")
+    types |= dict.fromkeys(("scores", "cut", "limit", "probs"), "*fp32") | {"mask": "*i8", "count": "*i32"}
+    types |= dict.fromkeys(("n", "groups", "samples"), "i32")
+    for grouped in (False, True):
+        how = {"LARGEST": grouped, "GROUPED": grouped} | ({} if grouped else {"group": None})
+        wide = {"ID_BITS": 21, "BLOCK": 2048, "num_warps": 8}
+        named = ", groups" if grouped else ""
+        yield f"select, rank{named}", select.rank_kernel, how | select.rank_shape(4096), types
+        yield f"select, count{named}", select.count_kernel, how | wide | {"SHIFT": 24}, types
+        yield f"select, mark{named}", select.mark_kernel, how | wide, types
+        yield (
+            f"select, narrow{', first' if grouped else ''}",
+            select.narrow_kernel,
+            {"FIRST": grouped, "ROWS": 4},
+            types,
+        )
+    for classes in (10, 100, 1000, 21841):
+        constants = reduce.block_shape(classes) | {"C": classes, "STRIDE": classes}
+        yield f"class_reduce, {classes}", reduce.class_reduce_kernel, constants, types
+
+
+def mixture_cases():
     from fastlnl.ops.beta_cdf import triton_kernel as cdf
     from fastlnl.ops.mixture_em import FAMILIES, INITS
     from fastlnl.ops.mixture_em import triton_kernel as em
@@ -62,25 +105,10 @@ def cases():
 
 
 def resources(kernel, constants, types, capability):
-    import triton
-    from triton.backends import nvidia
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     constants = dict(constants)
-    options = {"num_warps": constants.pop("num_warps", 4)}
-    signature = {name: "constexpr" if name in constants else (TYPES | types)[name] for name in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(signature) if signature[name].startswith("*")}
-    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        command = [str(Path(nvidia.__file__).parent / "bin" / "cuobjdump"), "--dump-resource-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = {key.lower(): int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return found | {"shared": compiled.metadata.shared}
+    warps = constants.pop("num_warps", 4)
+    compiled = compile_kernel(kernel, constants, warps, capability, **(TYPES | types))
+    return usage_of(compiled) | {"shared": compiled.metadata.shared}
 
 
 def measure(capabilities):
@@ -92,11 +120,6 @@ def measure(capabilities):
         for name, kernel, constants, types in cases()
     }
     return {"triton": triton.__version__, "kernels": rows}
-
-
-def as_text(table):
-    rows = ",\n".join(f'    "{name}": {json.dumps(row)}' for name, row in table["kernels"].items())
-    return f'{{\n  "triton": "{table["triton"]}",\n  "kernels": {{\n{rows}\n  }}\n}}\n'
 
 
 if __name__ == "__main__":

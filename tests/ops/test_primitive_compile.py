@@ -1,4 +1,4 @@
-"""The mixture kernels compiled for GPUs that need not be there: no spills, registers as in the table."""
+"""The primitives beside the row pass, compiled for absent GPUs: no spills, registers as in the table."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from mixture_resources import TABLE
+from primitive_resources import TABLE
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
 MORE_REGISTERS = 8
