@@ -105,7 +105,7 @@ def test_a_batch_without_a_single_good_row_changes_nothing(device):
 @pytest.mark.parametrize(
     ("index", "label", "word"),
     [
-        ([1, 2, -1, 0], [0, 1, 2, 3], [2, 2, -1, -1]),
+        ([1, 2, -2, 0], [0, 1, 2, 3], [2, 2, -2, -2]),
         ([1, 2, 9, 0], [0, 1, 2, 3], [2, 2, 9, 9]),
         ([1, 2, 2**40, 9], [0, 1, 2, 3], [2, 2, 2**40, 2**40]),
         ([1, 1, 3, 0], [0, 5, -1, 3], [1, 1, 1, 5]),
@@ -133,3 +133,14 @@ def test_ids_and_labels_out_of_range(index, label, word, device):
     assert (ring[[0, 2]] == 77).all()
     state.enter([100], [0], RowStats.of(*(x[:1] for x in stats)), ("nll", "p_label"), 0.9)
     assert state.counters[layout.ERRORS :].tolist() == word
+
+
+def test_padding_changes_nothing(device):
+    """Rows of id -1, whatever their labels are."""
+    stats = statistics(6, 5, torch.Generator())
+    padded, alone, kept = State(4, device, rows=1), State(4, device, rows=1), [1, 3, 4]
+    padded.enter([-1, 2, -1, 0, 2, -1], [9, 1, -7, 2, 1, 0], stats, ("nll", "p_label"), 0.9)
+    alone.enter([2, 0, 2], [1, 2, 1], RowStats.of(*(x[kept] for x in stats)), ("nll", "p_label"), 0.9)
+    assert torch.equal(padded.records, alone.records)
+    assert torch.equal(padded.counters, alone.counters)
+    assert torch.equal(padded.history.isnan(), alone.history.isnan())

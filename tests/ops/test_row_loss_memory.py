@@ -5,7 +5,7 @@ import torch
 from truths import LOSS, call, distance, same_bits, table_of, targets, truth
 
 from fastlnl.backend import use_backend
-from fastlnl.ops.row_loss import LOSSES
+from fastlnl.ops.row_loss import LOSSES, new_error_word
 
 pytestmark = pytest.mark.usefixtures("poison")
 WITH_MEMORY = [name for name in LOSS if LOSSES[name].needs_target]
@@ -186,3 +186,24 @@ def test_weights_do_not_reach_the_memory(device):
     call(z, index, "alr", memory=plain, index=index)
     call(z, index, "alr", memory=weighted, index=index, weight=torch.zeros(4, device=device), grad_scale=0.1)
     assert same_bits(plain.table, weighted.table)
+
+
+@pytest.mark.parametrize("classes", [10, 9000])
+def test_padding_changes_nothing(classes, device):
+    """Rows of id -1 in front, between and behind: whatever their labels are, the others see nothing of them."""
+    z, y, index = torch.randn(4, classes), torch.randint(0, classes, (4,)), torch.tensor([2, 0, 2, 1])
+    rows = targets(3, classes, 0.9)
+    rows[1] = -1.0  # fresh
+    alone, filled = table_of(rows, device), table_of(rows, device)
+    expected = call(z.to(device), y.to(device), "elr", memory=alone, index=index.to(device), with_stats=True)
+    at = torch.tensor([1, 2, 4, 5])
+    padded_z, padded_y, padded_index = torch.randn(7, classes), torch.full((7,), 10**9), torch.full((7,), -1)
+    padded_z[at], padded_y[at], padded_index[at] = z, y, index
+    errors = new_error_word(device)
+    batch = (padded_z.to(device), padded_y.to(device))
+    result = call(*batch, "elr", memory=filled, index=padded_index.to(device), with_stats=True, errors=errors)
+    assert not errors.any()
+    assert same_bits(filled.table, alone.table)
+    for ours, other in zip((*result[:2], *result.stats), (*expected[:2], *expected.stats), strict=True):
+        assert same_bits(ours[at.to(device)], other)
+        assert not ours[torch.tensor([0, 3, 6], device=device)].any()

@@ -50,7 +50,7 @@ def dynamics(
         counters: (12,) int64, see `layout`; the epoch and the cursor of the ring are read from there, the last four
             words are an error word. The first label outside [0, C) or id outside [0, N) is recorded there and stays
             (of several in one batch on a GPU, the one whose program comes first); such a row touches nothing else.
-        index: (B,) any integer type, sample ids.
+        index: (B,) any integer type, sample ids; -1 is padding, which changes nothing.
         label: (B,) any integer type, given labels; those of an id are the same whenever it comes.
         stats: of `row_loss` or `row_stats`, each (B,).
         num_classes: C.

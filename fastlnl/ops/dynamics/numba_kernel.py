@@ -32,6 +32,7 @@ from fastlnl.ops.dynamics.layout import (
     SKIPPED,
     WORDS,
 )
+from fastlnl.ops.row_loss.contract import PADDING
 
 BYTES = 4 * WORDS
 AHEAD = 16  # records lie anywhere: each is asked for this many rows before
@@ -95,7 +96,7 @@ def enter_batch(
         i = index[b]
         if not (0 <= i < num_samples and 0 <= label[b] < num_classes):
             refused += 1
-            first_refused = b
+            first_refused = first_refused if i == PADDING else b
             continue
         if not math.isfinite(np.float64(nll[b]) + margin[b] + mean_of[b] + ema_of[b]):
             continue

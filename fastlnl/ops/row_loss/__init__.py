@@ -64,7 +64,8 @@ def row_loss(
         target: (B, C) soft labels; rows need not sum to one.
         memory: targets from a label memory, which this call moves. Of several occurrences of an id in the batch each
             uses the old row; the one with the highest position is stored.
-        index: (B,) any integer type, sample ids; needed with `memory`. Repeated ids carry the same label.
+        index: (B,) any integer type, sample ids; needed with `memory`. Repeated ids carry the same label. -1 is
+            padding: loss 0, gradient 0, no table touched, its label not looked at.
         weight: (B,) factor of each sample's loss and gradient.
         grad_scale: factor of dlogits, 1/B for the gradient of a mean.
         reduction: "none" gives loss (B,), "sum" and "mean" (over B; of an empty batch 0) give loss ().

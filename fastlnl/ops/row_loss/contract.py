@@ -10,6 +10,8 @@ from torch import Tensor
 from fastlnl.ops.row_loss.definition import LossDefinition
 from fastlnl.ops.row_loss.storage import FLOAT32, Storage
 
+PADDING = -1  # the id of a row that only fills up a batch of fixed shape
+
 
 class TableTarget(NamedTuple):
     """Soft targets that live in a label memory and move with the predictions.

@@ -20,6 +20,7 @@ from fastlnl.cpu.rows import (
     write_gradient_with_entropy,
     write_gradient_with_target,
 )
+from fastlnl.ops.row_loss.contract import PADDING
 from fastlnl.ops.row_loss.numba_coefficients import ENTROPY_TERM, P_LABEL
 from fastlnl.ops.row_loss.numba_storage import FLOAT32, open_row, record_bytes, write_row
 
@@ -40,6 +41,9 @@ def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defe
     deferred = 0
     for b in range(batch):
         role[b] = STORE
+        if table_ != 0 and index[b] == PADDING:
+            role[b] = INVALID
+            continue
         if label_ != 0 and not 0 <= label[b] < classes:
             role[b] = INVALID
             if errors[0] == 0:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats, TableTarget
+from fastlnl.ops.row_loss.contract import PADDING, RowLossInput, RowLossOutput, RowStats, TableTarget
 from fastlnl.ops.row_loss.definition import TORCH_NAMESPACE
 from fastlnl.ops.row_loss.storage import decode, encode, row_key
 
@@ -85,19 +85,20 @@ def row_loss(call: RowLossInput) -> RowLossOutput:
 def check_rows(
     logits: Tensor, label: Tensor | None, index: Tensor | None, num_samples: int | None, errors: Tensor
 ) -> Tensor:
-    """(B,) bool, which rows have label and id in range; the first that has not is recorded."""
+    """(B,) bool, which rows have label and id in range; the first that has not, and is no padding, is recorded."""
     batch, classes = logits.shape
     position = torch.arange(batch, device=logits.device)
     ids = position if index is None else index
     label = position * 0 if label is None else label
     wrong_label = (label < 0) | (label >= classes)
     wrong_id = torch.zeros_like(wrong_label) if num_samples is None else (ids < 0) | (ids >= num_samples)
-    kind = torch.where(wrong_label, 1, wrong_id * 2)
+    padding = torch.zeros_like(wrong_label) if num_samples is None else ids == PADDING
+    kind = torch.where(padding, 0, torch.where(wrong_label, 1, wrong_id * 2))
     if batch > 0:
         at = (kind > 0).long().argmax()
         record = torch.stack([kind[at], at, ids[at], torch.where(wrong_label[at], label[at], ids[at])])
         errors.copy_(torch.where((errors[0] == 0) & (kind[at] > 0), record, errors))
-    return kind == 0
+    return (kind == 0) & ~padding
 
 
 def move(memory: TableTarget, index: Tensor, onehot: Tensor, p: Tensor, valid: Tensor, finite: Tensor) -> Tensor:

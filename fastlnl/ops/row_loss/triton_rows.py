@@ -3,6 +3,9 @@
 import triton
 import triton.language as tl
 
+from fastlnl.ops.row_loss import contract
+
+PADDING = tl.constexpr(contract.PADDING)
 NO_TARGET, DENSE, TABLE = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2)
 FAR = tl.constexpr(-1e30)  # -inf logits count as this far below the maximum: probability 0, and 0 * log 0 = 0
 
@@ -28,13 +31,20 @@ def label_of(label, rows, inside, LABEL: tl.constexpr):
 @triton.jit
 def check_rows(rows, inside, label, index, errors, num_samples, C: tl.constexpr, LABEL: tl.constexpr,
                INDEX: tl.constexpr, TARGET: tl.constexpr):  # fmt: skip
-    """Labels, ids, and which rows have both in range; the first that has not is reported, if none was before."""
+    """Labels, ids, and which rows have both in range; the first that has not is reported, if none was before.
+
+    Padding is not in range and nothing to report.
+    """
     y = label_of(label, rows, inside, LABEL)
     sample = tl.load(index + rows, mask=inside, other=0) if INDEX else rows
     bad_label = inside & ((y < 0) | (y >= C))
-    bad = bad_label
+    counts = inside
     if TARGET == TABLE:
-        bad = bad | (inside & ((sample < 0) | (sample >= num_samples)))
+        counts = inside & (sample != PADDING)
+        bad_label = bad_label & counts
+        bad = bad_label | (counts & ((sample < 0) | (sample >= num_samples)))
+    else:
+        bad = bad_label
     if tl.max(bad.to(tl.int32), 0) > 0:
         at = rows == tl.min(tl.where(bad, rows, 9223372036854775807), 0)
         kind = pick(tl.where(bad_label, rows * 0 + 1, rows * 0 + 2), at)
@@ -42,7 +52,7 @@ def check_rows(rows, inside, label, index, errors, num_samples, C: tl.constexpr,
             tl.store(errors + 1, pick(rows, at))
             tl.store(errors + 2, pick(sample, at))
             tl.store(errors + 3, pick(tl.where(bad_label, y, sample), at))
-    return y, sample, inside & (bad == 0)
+    return y, sample, counts & (bad == 0)
 
 
 @triton.jit
