@@ -241,3 +241,17 @@ def test_corrected_label_is_the_given_one_before_the_first_touch(init):
     assert torch.equal(method.corrected_label(), label)
     method.criterion.memory.table[0] = torch.tensor([0.1, 0.2, 0.5, 0.2])
     assert method.corrected_label()[0] == 2
+
+
+@pytest.mark.parametrize("storage", ["bfloat16", "uint8", "topk:2"])
+def test_storage_reaches_the_label_memory(storage):
+    label = torch.arange(N) % C
+    method = ALR(storage=storage)
+    method.setup(ToyRun(nn.Linear(6, C), torch.randn(N, 6), label, torch.arange(N).split(10)))
+    assert str(method.criterion.memory.storage) == storage
+    assert torch.equal(method.corrected_label(), label)
+    method.epoch(1)
+    method.epoch(2)
+    rows = method.criterion.memory.rows(torch.arange(N))
+    assert not torch.equal(rows, F.one_hot(label, C).float())
+    assert (rows.sum(1) - 1).abs().max() < 0.05
