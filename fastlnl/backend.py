@@ -6,6 +6,7 @@ A primitive `name` is implemented in `fastlnl/ops/<name>/<module>.py` by a funct
 """
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from functools import cache
@@ -15,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlnl import extension
 from fastlnl.errors import BackendError
 
 MODULES = {"cuda": "cuda_kernel", "triton": "triton_kernel", "numba": "numba_kernel", "reference": "reference"}
-PREFERENCE = {"cuda": ("cuda", "triton", "reference"), "cpu": ("numba", "reference")}
+# The extension is asked for by name until it is measured: it does not serve every loss.
+PREFERENCE = {"cuda": ("triton", "reference"), "cpu": ("numba", "reference")}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # of the kernels; the reference takes float64 as well
 
 _chosen: str | None = None
@@ -35,7 +38,9 @@ def _missing(name: str) -> str | None:
     if name == "reference":
         return None
     if name == "cuda":
-        return "The CUDA C++ extension is not part of this version."
+        if torch.version.cuda and not torch.cuda.is_available():
+            return "No CUDA device is visible; check the driver and CUDA_VISIBLE_DEVICES."
+        return extension.missing()
     try:
         importlib.import_module(name)
     except Exception as error:  # a package that is there but does not import is a reason too
@@ -115,9 +120,11 @@ def _find(primitive: str, device: str, dtype: torch.dtype, chosen: str | None) -
     for name in names:
         reason = _serves(name, device, dtype)
         if reason is None:
-            module = importlib.import_module(f"{__package__}.ops.{primitive}.{MODULES[name]}")
-            function: Callable[..., Any] = getattr(module, primitive)
-            return function
+            place = f"{__package__}.ops.{primitive}.{MODULES[name]}"
+            if importlib.util.find_spec(place) is not None:
+                function: Callable[..., Any] = getattr(importlib.import_module(place), primitive)
+                return function
+            reason = f"{name} has no {primitive}."
         reasons.append(reason)
     able = [name for name in MODULES if _serves(name, device, dtype) is None]
     raise BackendError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastlnl.errors import BackendError, StateError
+from fastlnl.extension import BuildError
 
 
 class Recipe(NamedTuple):
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
-    except (ValueError, OSError, ImportError, FloatingPointError, BackendError, StateError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError, BackendError, BuildError, StateError) as error:
         print(f"fastlnl: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -96,6 +97,14 @@ def doctor(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def build(arguments: argparse.Namespace) -> int:
+    """`fastlnl build`"""
+    from fastlnl import extension
+
+    print(extension.build(arguments.arch.split(",") if arguments.arch else None))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     from fastlnl.data import DATASETS
     from fastlnl.methods import METHODS
@@ -128,6 +137,10 @@ def _parser() -> argparse.ArgumentParser:
     existing.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
     existing.add_argument("--overwrite", action="store_true", help="start again where the folder holds a run")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    sub = commands.add_parser("build", help="compile the CUDA C++ extension for the device of this machine")
+    sub.set_defaults(run=build)
+    sub.add_argument("--arch", help="for these instead, such as 80,90")
 
     sub = commands.add_parser("doctor", help="which backends work here, and why the others do not")
     sub.set_defaults(run=doctor)

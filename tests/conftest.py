@@ -5,6 +5,8 @@ import os
 import pytest
 import torch
 
+from fastlnl import extension
+
 HAS_CUDA = torch.cuda.is_available()
 if not HAS_CUDA:
     os.environ["TRITON_INTERPRET"] = "1"  # before Triton is first imported: its kernels then run on the CPU
@@ -13,6 +15,8 @@ TRITON_DEVICE = "cuda" if HAS_CUDA else "cpu"
 BACKENDS = [("reference", "cpu"), ("numba", "cpu"), ("triton", TRITON_DEVICE)]
 if HAS_CUDA:
     BACKENDS.append(("reference", "cuda"))
+    if extension.missing() is None:
+        BACKENDS.append(("cuda", "cuda"))
 
 
 def pytest_configure(config):
@@ -63,6 +67,6 @@ def device(request):
     from fastlnl.backend import use_backend
 
     name, where = request.param
-    pytest.importorskip({"reference": "torch"}.get(name, name))
+    pytest.importorskip({"reference": "torch", "cuda": "torch"}.get(name, name))
     with use_backend(name):
         yield torch.device(where)

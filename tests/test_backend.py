@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 
-from fastlnl import backend
+from fastlnl import backend, extension
 from fastlnl.backend import backends, current_backend, implementation, use_backend
 from fastlnl.errors import BackendError
 from fastlnl.ops.row_loss import LOSSES, new_error_word, row_loss
@@ -78,7 +78,7 @@ def test_a_backend_that_is_not_there():
     with use_backend("cuda"), pytest.raises(BackendError) as refused:
         implementation("row_stats", ON_CPU)
     text = str(refused.value)
-    assert "backend cuda was asked for row_stats on cpu (float32): The CUDA C++ extension" in text
+    assert f"backend cuda was asked for row_stats on cpu (float32): {extension.missing()}" in text
     assert "Here there is: " in text
     assert "numba, reference." in text
 

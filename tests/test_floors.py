@@ -123,7 +123,7 @@ def test_files_are_short():
         for folder in folders
         if folder.exists()
         for p in folder.rglob("*")
-        if p.suffix in (".py", ".cu", ".cpp", ".cuh")
+        if p.suffix in (".py", ".cu", ".cpp", ".cuh", ".h")
     ]
     long = {str(p.relative_to(ROOT)): n for p in files if (n := len(p.read_text().splitlines())) > 300}
     assert not long

@@ -91,7 +91,7 @@ def finish_rows(rows, live, y, s_e, s_ex, s_x, x_y, p_use, r_use, s_r, s_rx, s_r
         nll.to(EXACT), tl.exp(-nll).to(EXACT), entropy.to(EXACT), target_sum, target_p, target_logp,
         (s_x - C * log_sum).to(EXACT), (s_e * 0.0 + C).to(EXACT), q0, q1, q2, q3)  # fmt: skip
     finite = (s_e > 0) & (s_e < float("inf")) & (tl.abs(s_x) < float("inf"))
-    w = tl.load(weight + rows, mask=live, other=0.0) if WEIGHT else s_e * 0.0 + 1.0
+    w = tl.load(weight + rows, mask=live, other=0.0).to(NUMBER) if WEIGHT else s_e * 0.0 + 1.0
     w = tl.where(finite, w, float("nan"))
     tl.store(loss + rows, value * w, mask=live)
     w = w * grad_scale

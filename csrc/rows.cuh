@@ -1,0 +1,114 @@
+// The kernel around the row pass: which rows a team takes, in which order, and its launch.
+#pragma once
+
+#include "row_pass.cuh"
+
+namespace fastlnl {
+
+// Blocks a multiprocessor shall hold at once: as many as registers allow without spilling.
+template <class Format, int SOURCE, int LANES>
+constexpr int RESIDENT = (LANES > 0 ? 4 : 3) - (SOURCE >= DENSE && sizeof(typename Format::Bits) == 2);
+
+template <class Format, int SOURCE, int LANES, int SLOTS>
+__global__ void __launch_bounds__(LANES > 0 ? TILE_THREADS : WIDE_THREADS, RESIDENT<Format, SOURCE, LANES>)
+rows_kernel(const RowArgs args, int rounds, bool keeps) {
+  using Pass = RowPass<Format, SOURCE, LANES, SLOTS>;
+  using Lanes = typename Pass::Lanes;
+  FASTLNL_DYNAMIC_SHARED(dynamic);
+  Pass pass{args, keeps, reinterpret_cast<typename Pass::Bits*>(dynamic)};
+  const int teams = LANES > 0 ? TILE_THREADS / Lanes::size() : 1;
+  const int64_t begin = int64_t(blockIdx.x) * teams * rounds;
+  FASTLNL_SHARED(int64_t, ids, MAX_BLOCK_ROWS);
+  FASTLNL_SHARED(int, firsts, MAX_BLOCK_ROWS);
+  FASTLNL_SHARED(int, lasts, MAX_BLOCK_ROWS);
+  const Occurrences occurrences{ids, firsts, lasts};
+  if constexpr (SOURCE == TABLE) occurrences.find(args, begin, teams * rounds);
+
+  for (int round = 0; round < rounds; ++round) {
+    const int place = round * teams + Lanes::number();
+    const int64_t row = begin + place;
+    const bool exists = row < args.batch;
+    const int64_t label = exists && args.label != nullptr ? load(args.label + row) : 0;
+    const int64_t sample = exists && args.index != nullptr ? load(args.index + row) : row;
+    const bool label_fits = label >= 0 && label < args.classes;
+    const bool valid = label_fits && (SOURCE != TABLE || (sample >= 0 && sample < args.num_samples));
+    if (exists && !valid) {
+      if (Lanes::lane() == 0 && !(SOURCE == TABLE && sample == PADDING))
+        report(args.errors, label_fits ? BAD_ID : BAD_LABEL, row, sample, label_fits ? sample : label);
+      pass.enter(row, true);
+      pass.refuse(row);
+    }
+    if constexpr (SOURCE == TABLE) {
+      const bool leads = exists && valid && occurrences.last.get(place) == row;
+      int current = leads ? occurrences.first.get(place) : Occurrences::NONE;
+      pass.look_up(sample, leads);
+      while (Lanes::any(current <= row)) {
+        pass.run(current, current <= row, current == row);
+        if (Lanes::any(current < row)) {
+          const int next = next_occurrence<Lanes>(args, sample, current);
+          current = current < row ? next : Occurrences::NONE;
+        } else {
+          current = Occurrences::NONE;
+        }
+      }
+    } else {
+      pass.run(row, exists && valid, false);
+    }
+  }
+}
+
+// Bytes of dynamic shared memory a block may ask for on this device.
+inline int most_shared_memory() {
+  int device = 0, bytes = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  return bytes;
+}
+
+template <class Format, int SOURCE, int TILE>
+int launch_tile(const RowArgs& args, const Geometry& geometry, void* stream) {
+  constexpr Tile tile = TILES[TILE];
+  const auto kernel = rows_kernel<Format, SOURCE, tile.lanes, tile.slots(sizeof(typename Format::Bits))>;
+  FASTLNL_LAUNCH(kernel, geometry.blocks, geometry.threads, 0, stream, args, geometry.rounds, false);
+  return int(cudaGetLastError());
+}
+
+template <class Format, int SOURCE>
+int launch_wide(const RowArgs& args, const Geometry& geometry, void* stream) {
+  const auto kernel = rows_kernel<Format, SOURCE, 0, 0>;
+  constexpr int SIZE = sizeof(typename Format::Bits);
+  constexpr int STATIC = 8 * 1024, UNASKED = 48 * 1024;  // what the kernel declares itself is less
+  const int64_t bytes = slot_count(args.classes, SLOT_BYTES / SIZE - 1, SIZE) * SLOT_BYTES;
+  bool keeps = bytes + STATIC <= UNASKED;
+  if (!keeps && bytes + STATIC <= most_shared_memory())
+    keeps = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)) == cudaSuccess;
+  FASTLNL_LAUNCH(kernel, geometry.blocks, geometry.threads, keeps ? int(bytes) : 0, stream, args, 1, keeps);
+  return int(cudaGetLastError());
+}
+
+template <class Format, int SOURCE>
+int launch_rows(const RowArgs& args, void* stream) {
+  if (args.batch == 0) return 0;
+  if (args.batch < 0 || args.batch > 1 << 30 || args.classes < 1 || args.classes > 1 << 30)
+    return int(cudaErrorInvalidValue);
+  const Geometry geometry = row_geometry(args.batch, args.classes, SOURCE == TABLE);
+  switch (geometry.tile) {
+    case 0: return launch_tile<Format, SOURCE, 0>(args, geometry, stream);
+    case 1: return launch_tile<Format, SOURCE, 1>(args, geometry, stream);
+    case 2: return launch_tile<Format, SOURCE, 2>(args, geometry, stream);
+    case 3: return launch_tile<Format, SOURCE, 3>(args, geometry, stream);
+    default: return launch_wide<Format, SOURCE>(args, geometry, stream);
+  }
+}
+
+template <int SOURCE>
+int launch_format(const RowArgs& args, void* stream) {
+  switch (args.logits_type) {
+    case FLOAT32: return launch_rows<Float, SOURCE>(args, stream);
+    case BFLOAT16: return launch_rows<BFloat, SOURCE>(args, stream);
+    case FLOAT16: return launch_rows<Half, SOURCE>(args, stream);
+    default: return int(cudaErrorInvalidValue);
+  }
+}
+
+}  // namespace fastlnl

@@ -1,0 +1,140 @@
+"""Registers, spills, shared memory and 128-bit accesses of csrc's kernels: `cuda_resources.json`.
+
+nvcc compiles for GPUs that are not there, so the table is made and checked anywhere nvcc is:
+
+    python tests/csrc/cuda_resources.py                 print what the kernels need now, all four architectures
+    python tests/csrc/cuda_resources.py --update        and write it to cuda_resources.json
+    python tests/csrc/cuda_resources.py --link          build the whole library and list its undefined symbols
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from fastlnl import extension
+
+TABLE = Path(__file__).with_suffix(".json")
+SOURCES = ("row_loss", "row_stats")
+FORMATS = {"Float": "float32", "BFloat": "bfloat16", "Half": "float16"}
+TARGETS = ("statistics", "none", "dense", "table")
+COLUMNS = {"4": 16, "8": 64, "32": 256, "0": "wide"}  # by the lanes of a team; a warp has two tiles
+KERNEL = re.compile(r"rows_kernelINS_\d+([A-Za-z]+?)ELi(\d)ELi(\d+)ELi(\d+)E")
+
+
+def compilers():
+    """nvcc and cuobjdump, each None where it is missing; Triton brings a cuobjdump along."""
+    found = shutil.which("cuobjdump")
+    if found is None:
+        try:
+            from triton.backends import nvidia
+
+            found = str(Path(nvidia.__file__).parent / "bin" / "cuobjdump")
+        except ImportError:
+            found = None
+    return extension.nvcc(), found
+
+
+def name_of(symbol):
+    """Such as "float32 table 1024" (columns at most); None for what is no kernel of the row pass."""
+    match = KERNEL.search(symbol)
+    if match is None:
+        return None
+    kind, source, lanes, slots = match.groups()
+    per_slot = 4 if kind == "Float" else 8
+    columns = 1024 if lanes == "32" and int(slots) * per_slot == 32 else COLUMNS[lanes]
+    return f"{FORMATS[kind]} {TARGETS[int(source)]} {columns}"
+
+
+def cubin(source, architecture):
+    """The compiled kernels of one file; kept until csrc changes."""
+    nvcc, _ = compilers()
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in extension.sources()))
+    state.update(repr((extension.nvcc_release(nvcc), extension.NVCC_FLAGS)).encode())
+    folder = Path(tempfile.gettempdir(), f"fastlnl-cubin-{os.getuid()}-{state.hexdigest()[:16]}")
+    path = folder / f"{source}.sm_{architecture}.cubin"
+    if not path.exists():
+        folder.mkdir(exist_ok=True)
+        file = next(path for path in extension.sources() if path.name == f"{source}.cu")
+        command = [
+            str(nvcc),
+            *extension.NVCC_FLAGS,
+            f"-arch=sm_{architecture}",
+            "-cubin",
+            str(file),
+            "-o",
+            f"{path}.new",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        os.replace(f"{path}.new", path)
+    return path
+
+
+def measure_file(source, architecture):
+    """For each kernel: registers a thread, bytes of stack (spills), static shared memory, 128-bit accesses."""
+    _, cuobjdump = compilers()
+    path = cubin(source, architecture)
+    usage = subprocess.run(
+        [cuobjdump, "--dump-resource-usage", path], capture_output=True, text=True, check=True
+    ).stdout
+    code = subprocess.run([cuobjdump, "-sass", path], capture_output=True, text=True, check=True).stdout
+    rows = {}
+    for symbol, numbers in re.findall(r"Function (\S+):\s*\n\s*(.*)", usage):
+        if (name := name_of(symbol)) is not None:
+            found = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", numbers))
+            rows[name] = {key.lower(): int(found[key]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
+    for part in code.split("Function : ")[1:]:
+        if (name := name_of(part.split("\n", 1)[0])) is not None:
+            rows[name]["wide_loads"] = len(re.findall(r"\bLDG\.E\.128", part))
+            rows[name]["wide_stores"] = len(re.findall(r"\bSTG\.E\.128", part))
+    return {f"sm_{architecture} {source} {name}": row for name, row in sorted(rows.items())}
+
+
+def measure(architectures=extension.ARCHITECTURES):
+    jobs = [(source, architecture) for architecture in architectures for source in SOURCES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        measured = pool.map(lambda job: measure_file(*job), jobs)
+    return {name: row for rows in measured for name, row in rows.items()}
+
+
+def linked_library(architectures, folder):
+    """The whole library, as `fastlnl build` makes it; without torch_cuda, which a torch for the CPU has not."""
+    import torch
+
+    link = ("-ltorch_cuda",) if torch.version.cuda else ()
+    commands, last = extension.compile_commands(extension.nvcc(), architectures, Path(folder), link)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done in pool.map(lambda c: subprocess.run(c, capture_output=True, text=True), commands):
+            assert done.returncode == 0, done.stderr
+    done = subprocess.run(last, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return Path(folder) / extension.LIBRARY
+
+
+def undefined_symbols(library):
+    lines = subprocess.run(["nm", "-D", "-C", "--undefined-only", library], capture_output=True, text=True, check=True)
+    return [line.split(maxsplit=1)[1] for line in lines.stdout.splitlines()]
+
+
+def as_text(release, rows):
+    lines = ",\n".join(f'    "{name}": {json.dumps(row)}' for name, row in rows.items())
+    return f'{{\n  "nvcc": "{release}",\n  "kernels": {{\n{lines}\n  }}\n}}\n'
+
+
+if __name__ == "__main__":
+    if "--link" in sys.argv:
+        with tempfile.TemporaryDirectory() as scratch:
+            library = linked_library(extension.ARCHITECTURES, scratch)
+            print(*undefined_symbols(library), f"{library.stat().st_size} bytes", sep="\n")
+        raise SystemExit
+    text = as_text(extension.nvcc_release(extension.nvcc()), measure())
+    if "--update" in sys.argv:
+        TABLE.write_text(text)
+    print(text, end="")

@@ -1,0 +1,71 @@
+"""csrc compiled for GPUs that need not be there: no spills, 128-bit accesses, registers as in the table.
+
+One architecture here, all four with FASTLNL_CUDA_ARCHS=80,90,100,120 (three minutes on two cores).
+"""
+
+import json
+import os
+
+import pytest
+from cuda_resources import FORMATS, TABLE, TARGETS, compilers, measure
+
+from fastlnl import extension
+
+ARCHITECTURES = os.environ.get("FASTLNL_CUDA_ARCHS", "90").split(",")
+COLUMNS = ("16", "64", "256", "1024", "wide")
+NAMES = [
+    f"{'row_stats' if target == 'statistics' else 'row_loss'} {kind} {target} {columns}"
+    for kind in FORMATS.values()
+    for target in TARGETS
+    for columns in COLUMNS
+]
+HERE = [f"sm_{architecture} {name}" for architecture in ARCHITECTURES for name in NAMES]
+MORE_REGISTERS = 8  # one step in which registers are handed out: another ptxas build may take that
+missing = [name for name, path in zip(("nvcc", "cuobjdump"), compilers(), strict=True) if path is None]
+needs_nvcc = pytest.mark.skipif(bool(missing), reason=f"no {' and no '.join(missing)} to compile csrc with")
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return measure(ARCHITECTURES)
+
+
+@pytest.fixture(scope="module")
+def table():
+    return json.loads(TABLE.read_text())
+
+
+def test_the_table_is_complete(table):
+    assert sorted(table["kernels"]) == sorted(f"sm_{a} {name}" for a in extension.ARCHITECTURES for name in NAMES)
+
+
+def test_no_kernel_in_the_table_spills(table):
+    assert not {name for name, row in table["kernels"].items() if row["stack"] or row["local"]}
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", HERE)
+def test_no_spills(name, compiled):
+    row = compiled[name]
+    assert (row["stack"], row["local"]) == (0, 0)
+    assert 0 < row["reg"] <= 168  # three blocks of 128 threads a multiprocessor
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", HERE)
+def test_128_bit_accesses(name, compiled):
+    row = compiled[name]
+    assert row["wide_loads"] > 0
+    assert (row["wide_stores"] > 0) == ("statistics" not in name)
+
+
+@needs_nvcc
+@pytest.mark.parametrize("name", HERE)
+def test_as_in_the_table(name, compiled, table):
+    release = extension.nvcc_release(extension.nvcc())
+    if release != table["nvcc"]:
+        pytest.skip(f"the table is of nvcc {table['nvcc']}; here is {release}")
+    now, then = compiled[name], table["kernels"][name]
+    assert now["reg"] <= then["reg"] + MORE_REGISTERS
+    assert now["shared"] <= then["shared"]
+    assert (now["wide_loads"], now["wide_stores"]) == (then["wide_loads"], then["wide_stores"])
