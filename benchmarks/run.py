@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import detection
 import plot
 import tables
 import torch
@@ -192,6 +193,8 @@ def write(report: Record, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     stem = f"{report['machine']['date']}-{report['machine']['commit']}"
     plots = plot.write_plots(report, folder, stem)
+    if "accuracy" in report:
+        plots += detection.write_plots(folder, stem)
     data, text = folder / f"{stem}.json", folder / f"{stem}.md"
     data.write_text(json.dumps(report, indent=1) + "\n")
     images = [f"![{path.stem.removeprefix(stem + '-')}]({path.name})" for path in plots]
