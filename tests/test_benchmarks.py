@@ -201,6 +201,8 @@ def test_report_is_written(quick, tmp_path, capsys):
             "-accuracy.png",
             "-libraries.png",
             "-mixture.png",
+            "-split.png",
+            "-detection.png",
         )
     }
     for image in tmp_path.glob("cpu/*.png"):
