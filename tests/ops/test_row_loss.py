@@ -58,7 +58,7 @@ def test_loss_and_gradient(name, classes, device):
 
 
 WIDTHS = [("numba", 2048, c) for c in (2, 7, 10, 32, 33, 100)] + [("numba", 256, 1000)]
-WIDTHS += [("triton", 256, c) for c in (2, 10, 33)]  # wider rows: too slow to interpret in such numbers
+WIDTHS += [("triton", 256, 10)]  # wider rows: too slow to interpret in such numbers
 
 
 @pytest.mark.parametrize(("backend", "batch", "classes"), WIDTHS)

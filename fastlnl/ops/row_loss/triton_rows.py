@@ -37,14 +37,12 @@ def check_rows(rows, inside, label, index, errors, num_samples, C: tl.constexpr,
     """
     y = label_of(label, rows, inside, LABEL)
     sample = tl.load(index + rows, mask=inside, other=0) if INDEX else rows
-    bad_label = inside & ((y < 0) | (y >= C))
-    counts = inside
     if TARGET == TABLE:
-        counts = inside & (sample != PADDING)
-        bad_label = bad_label & counts
-        bad = bad_label | (counts & ((sample < 0) | (sample >= num_samples)))
-    else:
-        bad = bad_label
+        inside = inside & (sample != PADDING)
+    bad_label = inside & ((y < 0) | (y >= C))
+    bad = bad_label
+    if TARGET == TABLE:
+        bad = bad | (inside & ((sample < 0) | (sample >= num_samples)))
     if tl.max(bad.to(tl.int32), 0) > 0:
         at = rows == tl.min(tl.where(bad, rows, 9223372036854775807), 0)
         kind = pick(tl.where(bad_label, rows * 0 + 1, rows * 0 + 2), at)
@@ -52,7 +50,7 @@ def check_rows(rows, inside, label, index, errors, num_samples, C: tl.constexpr,
             tl.store(errors + 1, pick(rows, at))
             tl.store(errors + 2, pick(sample, at))
             tl.store(errors + 3, pick(tl.where(bad_label, y, sample), at))
-    return y, sample, counts & (bad == 0)
+    return y, sample, inside & (bad == 0)
 
 
 @triton.jit
