@@ -1,6 +1,7 @@
 """A contest: one task, done by fastlnl and by what people use for it now.
 
-The contests themselves are in `mixture_cases.py`, `class_cases.py` and `dynamics_cases.py`; `libraries.py` holds them.
+The contests themselves are in `mixture_cases.py`, `class_cases.py`, `dynamics_cases.py`, `augment_cases.py` and
+`mixmatch_cases.py`; `libraries.py` holds them.
 """
 
 from collections.abc import Callable

@@ -3,13 +3,23 @@
 from collections.abc import Callable
 from typing import Any
 
+from augment_cases import AUGMENT_CONTESTS
 from class_cases import CLASS_CONTESTS
 from contests import Contest, Entry, Size, WrongAnswer
 from dynamics_cases import DYNAMICS_CONTESTS
+from mixmatch_cases import MIXMATCH_CONTESTS
 from mixture_cases import MIXTURE_CONTESTS
 from timing import time_steps
+from two_view_cases import TWO_VIEW_CONTESTS
 
-CONTESTS = [*MIXTURE_CONTESTS, *CLASS_CONTESTS, *DYNAMICS_CONTESTS]
+CONTESTS = [
+    *MIXTURE_CONTESTS,
+    *CLASS_CONTESTS,
+    *DYNAMICS_CONTESTS,
+    *AUGMENT_CONTESTS,
+    *TWO_VIEW_CONTESTS,
+    *MIXMATCH_CONTESTS,
+]
 
 Record = dict[str, Any]
 

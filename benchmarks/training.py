@@ -23,9 +23,10 @@ HEAD = """# Training runs
 Written by `python benchmarks/training.py table` from the settings and logs here. Test accuracy in %, mean and sample
 standard deviation over seeds (noise, weights and order change with the seed); headline is the last epoch, "best" is
 chosen on test data and stands there for comparison only. Cross-entropy has the same network, schedule and noise.
+Detection is the AUROC of a right label against a wrong one by what the method knows of the samples, last epoch.
 
-| data | given labels | wrong | network, views, epochs | method | n | last | last 10 | best | labels right | commit |
-|---|---|---|---|---|---|---|---|---|---|---|
+| data | given labels | wrong | network, views, epochs | method | n | last | last 10 | best | labels right | detection | commit |
+|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -46,9 +47,22 @@ def keep(folder: Path) -> Path:
 
 
 def variant(settings: dict[str, Any]) -> str:
-    """The method, and the storage of its label memory where that is not float32."""
-    storage = settings.get("option_storage", "float32")
-    return settings["method"] if storage == "float32" else f"{settings['method']} {storage}"
+    """The method, and its options where they are not those of the recipe."""
+    from fastlnl.cli import SHORT_RUN
+    from fastlnl.methods import METHODS
+
+    name = settings["method"]
+    usual = {**METHODS[name].defaults, **SHORT_RUN.get(name, {})}
+    words = [name]
+    for option, value in usual.items():
+        given = settings.get(f"option_{option}", value)
+        if option == "storage" and given != value:
+            words.append(given)
+        elif name == "ido" and option == "warmup_epochs" and given == settings["epochs"]:
+            words.append("stage 1")
+        elif value is not None and given != value:  # None is filled in when the run is set up
+            words.append(f"{option}={given}")
+    return " ".join(words)
 
 
 @cache
@@ -94,12 +108,20 @@ def table() -> None:
             f"{settings['network']}, {settings['augment'] or 'as they are'}, {settings['epochs']} | {method} | "
             f"{len(runs)} | {spread([a[-1] for a in accuracy])} | "
             f"{spread([statistics.mean(a[-10:]) for a in accuracy])} | {spread([max(a) for a in accuracy])} | "
-            f"{f'{100 * statistics.mean(repaired):.2f} %' if repaired else '-'} | "
+            f"{f'{100 * statistics.mean(repaired):.2f} %' if repaired else '-'} | {detection(runs)} | "
             f"{', '.join(sorted({s['made_with']['commit'] for s, _ in runs}))} |"
         )
     RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / "README.md").write_text(HEAD + "\n".join(lines) + "\n")
     print(HEAD + "\n".join(lines))
+
+
+def detection(runs: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> str:
+    """Mean AUROC of each score in the last lines of the logs."""
+    last = [log[-1] for _, log in runs]
+    scores = [key for key in last[0] if key.startswith("auroc_")]
+    means = (f"{key.removeprefix('auroc_')} {statistics.mean(line[key] for line in last):.3f}" for key in scores)
+    return ", ".join(means) or "-"
 
 
 def spread(values: list[float]) -> str:

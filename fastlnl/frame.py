@@ -1,9 +1,11 @@
-"""The frame a method trains in: batches, forward pass and optimiser step of one run."""
+"""The frame a method trains in: networks with their optimisers, and the batches of one run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,21 +15,96 @@ from fastlnl.data import Batch, Dataset, IndexedLoader
 PRECISIONS = {None: torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Frame:
-    """One run seen by its method; `fastlnl.methods.base.Run` says what a method may use of it.
-
-    Nothing here waits for the device: the loss is summed there and read by `mean_loss` after the epoch.
+class Learner:
+    """A network with its optimiser. Called with images (B, ...) it gives logits (B, C) in the precision of the run.
 
     Args:
-        module: the network, on `device`. optimizer: over its parameters.
-        data: the data set. label: (N,) int64 given labels.
-        amp: None, "bfloat16" or "float16".
+        module: the network, on `device`.
+        build_optimizer: from a module to an optimiser over its parameters.
+        amp: None, "bfloat16" or "float16" (with loss scaling).
     """
 
     def __init__(
         self,
         module: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        build_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        *,
+        device: torch.device,
+        amp: str | None,
+        channels_last: bool,
+        compile: bool,
+    ) -> None:
+        self.module, self.device, self.channels_last = module, device, channels_last
+        self.precision = PRECISIONS[amp]
+        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "float16")
+        self._build_optimizer = build_optimizer
+        self._forward = torch.compile(module) if compile else module
+        self.optimizer = build_optimizer(module)
+        self.loss, self.steps = torch.zeros((), device=device), 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self.channels_last and images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        # The context ends with each forward pass, so no weight that was cast here outlives the next optimiser step.
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            return self._forward(images)
+
+    def step(self, loss: Tensor, clip_norm: float | None = None) -> None:
+        """One optimiser step on a scalar loss, its gradient scaled down to `clip_norm` where it is longer."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        if clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.module.parameters(), clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.loss += loss.detach()
+        self.steps += 1
+
+    def start_epoch(self, lr: float) -> None:
+        """Set the learning rate; the sum of the losses starts again."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.loss.zero_()
+        self.steps = 0
+        self.module.train()
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of parameters and buffers, which later steps do not touch."""
+        return copy.deepcopy(self.module.state_dict())
+
+    def restart(self, weights: dict[str, Tensor]) -> None:
+        """Go on from these weights with a new optimiser, at the learning rate of now."""
+        lr = self.optimizer.param_groups[0]["lr"]
+        self.module.load_state_dict(weights)
+        self.optimizer = self._build_optimizer(self.module)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def state_dict(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"module": self.module, "optimizer": self.optimizer, "scaler": self.scaler}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+
+class Frame:
+    """One run seen by its method; `fastlnl.methods.base.Run` says what a method may use of it.
+
+    Nothing here waits for the device: losses are summed there and read by `mean_loss` after the epoch.
+
+    Args:
+        networks: on `device`, with their optimisers.
+        data: the data set. label: (N,) int64 given labels.
+        augment: of the training views, a name known to the loader.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[Learner],
         data: Dataset,
         label: Tensor,
         *,
@@ -36,18 +113,14 @@ class Frame:
         augment: str | None,
         seed: int,
         device: torch.device,
-        amp: str | None,
-        channels_last: bool,
-        compile: bool,
     ) -> None:
-        self.module, self.optimizer, self.device = module, optimizer, device
+        self.networks, self.network, self.device = tuple(networks), networks[0], device
         self.epochs, self.num_classes, self.num_samples = epochs, data.num_classes, len(label)
+        self.batch_size, self.augment, self.seed = batch_size, augment, seed
+        self.image_shape, self.strong_augment = data.image_shape, stronger(data, augment)
         self.label, self.true_label = label.to(device), data.train_label.to(device)
         self.test_label = data.test_label.to(device)
-        self.precision, self.channels_last = PRECISIONS[amp], channels_last
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "float16")
         self.on_batch: Callable[[], object] = lambda: None
-        self._forward = torch.compile(module) if compile else module
 
         def loader(images: Tensor, label: Tensor, batch_size: int, shuffle: bool, augment: str | None) -> IndexedLoader:
             return IndexedLoader(
@@ -69,23 +142,18 @@ class Frame:
 
     def start_epoch(self, t: int, lr: float) -> None:
         """Order of the batches and learning rate of epoch `t`; the loss sum starts again."""
+        self.epoch = t
         self.train.set_epoch(t)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self._loss = torch.zeros((), device=self.device)
-        self.module.train()
+        for network in self.networks:
+            network.start_epoch(lr)
 
-    def network(self, images: Tensor) -> Tensor:
-        if self.channels_last and images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        # The context ends with each forward pass, so no weight that was cast here outlives the next optimiser step.
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            return self._forward(images)
-
-    def batches(self) -> Iterator[Batch]:
-        for batch in self.train:
+    def batches(self, ids: Tensor | None = None, **options: Any) -> Iterator[Batch]:
+        for batch in self.train.batches(ids, **options):
             yield batch
             self.on_batch()
+
+    def cycle(self, ids: Tensor, **options: Any) -> Iterator[Batch]:
+        return self.train.cycle(ids, **options)
 
     @contextmanager
     def inference(self) -> Iterator[Iterable[Batch]]:
@@ -94,19 +162,22 @@ class Frame:
 
     @contextmanager
     def at_rest(self) -> Iterator[None]:
-        """The network in eval mode and without gradients."""
-        self.module.eval()
+        """The networks in eval mode and without gradients."""
+        for network in self.networks:
+            network.module.eval()
         with torch.no_grad():
             yield
-        self.module.train()
-
-    def step(self, loss: Tensor) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self._loss += loss.detach()
+        for network in self.networks:
+            network.module.train()
 
     def mean_loss(self) -> Tensor:
         """Mean of the losses of this epoch's steps, a scalar on the device."""
-        return self._loss / max(len(self.train), 1)
+        steps = sum(network.steps for network in self.networks)
+        return torch.stack([network.loss for network in self.networks]).sum() / max(steps, 1)
+
+
+def stronger(data: Dataset, augment: str | None) -> str:
+    """The strong augmentation that goes with a weak one; it mirrors images only where the weak one does."""
+    if data.train_images.dim() == 4:
+        return "strong" if augment in ("crop_flip", "crop_flip_cutout", "strong") else "strong_shift"
+    return "dropout:0.3" if data.train_images.is_floating_point() else "word_dropout:0.3"

@@ -4,6 +4,7 @@ Philox4x32-10 (Salmon, Moraes, Dror and Shaw 2011, "Parallel random numbers: as 
 tensor arithmetic, so that CPU and GPU, any batch order and any number of ranks see the same bits.
 """
 
+import math
 import zlib
 
 import torch
@@ -59,20 +60,51 @@ def uniform(seed: int, stream: str, index: Tensor, draws: int = 1, epoch: int = 
     Raises:
         ValueError: seed, epoch or view does not fit its word.
     """
-    for name, value, bits in (("seed", seed, 32), ("epoch", epoch, 32), ("view", view, 16), ("draws", draws, 17)):
-        if not 0 <= value < 2**bits:
-            raise ValueError(f"{name} is {value} but must be in [0, 2^{bits}); choose a smaller, non-negative number")
-    blocks = (draws + 1) // 2  # one block of four words makes two numbers
-    block = torch.arange(blocks, device=index.device).expand(len(index), blocks)
-    ids = index[:, None].expand_as(block)
-    counter = torch.stack((ids & MASK, (ids >> 32) & MASK, torch.full_like(block, epoch), block + (view << 16)), dim=-1)
-    words = philox4x32(counter, (seed, zlib.crc32(stream.encode()))).reshape(len(index), 2 * blocks, 2)
-    # 27 + 26 bits fill the 53-bit significand, so that 1.0 can never appear.
-    significand = (words[..., 0] >> 5) * 2**26 + (words[..., 1] >> 6)
-    return significand[:, :draws].double() * 2.0**-53
+    return unit_interval(words(seed, stream, index, 2 * draws, epoch, view))
 
 
 def permutation(seed: int, stream: str, num_samples: int, epoch: int = 0, device: torch.device | str = "cpu") -> Tensor:
     """(num_samples,) int64: the ids 0 .. num_samples - 1 in a random order that depends on (seed, stream, epoch)."""
     ids = torch.arange(num_samples, device=device)
     return uniform(seed, stream, ids, epoch=epoch)[:, 0].argsort(stable=True)
+
+
+def words(seed: int, stream: str, index: Tensor, draws: int, epoch: int = 0, view: int = 0) -> Tensor:
+    """(n, draws) int64 words in [0, 2^32), the bits that `uniform` is made of: two words a number, in the same order.
+
+    For masks and other elementwise draws, where 32 bits are enough and 53 cost twice as much.
+
+    Raises:
+        ValueError: seed, epoch or view does not fit its word.
+    """
+    for name, value, bits in (("seed", seed, 32), ("epoch", epoch, 32), ("view", view, 16), ("draws", draws, 18)):
+        if not 0 <= value < 2**bits:
+            raise ValueError(f"{name} is {value} but must be in [0, 2^{bits}); choose a smaller, non-negative number")
+    blocks = (draws + 3) // 4
+    block = torch.arange(blocks, device=index.device).expand(len(index), blocks)
+    ids = index[:, None].expand_as(block)
+    counter = torch.stack((ids & MASK, (ids >> 32) & MASK, torch.full_like(block, epoch), block + (view << 16)), dim=-1)
+    return philox4x32(counter, (seed, zlib.crc32(stream.encode()))).reshape(len(index), 4 * blocks)[:, :draws]
+
+
+def unit_interval(pairs: Tensor) -> Tensor:
+    """(n, k) float64 in [0, 1) from (n, 2 k) int64 words in [0, 2^32): the numbers of `uniform`."""
+    # 27 + 26 bits fill the 53-bit significand, so that 1.0 can never appear.
+    first, second = pairs.unflatten(1, (-1, 2)).unbind(2)
+    return ((first >> 5) * 2**26 + (second >> 6)).double() * 2.0**-53
+
+
+def box_muller(u: Tensor) -> Tensor:
+    """(n, 2 k) normal numbers from as many uniform ones above 0: k radii, then k angles (Box and Muller 1958)."""
+    radius, angle = u.unflatten(1, (2, -1)).unbind(1)
+    radius, angle = (-2 * radius.log()).sqrt(), angle * (2 * math.pi)
+    return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)
+
+
+def normal(seed: int, stream: str, index: Tensor, draws: int = 1, epoch: int = 0, view: int = 0) -> Tensor:
+    """(n, draws) float64 standard normal numbers that depend on what `uniform` depends on, and on `draws`.
+
+    They are made from 32-bit words: 2^32 radii, none above 6.8.
+    """
+    pairs = words(seed, stream, index, draws + draws % 2, epoch, view)
+    return box_muller((pairs.double() + 0.5) * 2.0**-32)[:, :draws]

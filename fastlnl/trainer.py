@@ -6,6 +6,7 @@ import math
 import random
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from fastlnl import checkpoint
 from fastlnl.data import Dataset, IndexedLoader
-from fastlnl.frame import PRECISIONS, Frame
+from fastlnl.frame import PRECISIONS, Frame, Learner
 from fastlnl.metrics import memorisation
 from fastlnl.networks import build_network
 from fastlnl.noise import NoisyLabels, apply_noise
@@ -55,12 +56,13 @@ class Trainer:
     Args:
         method: an instance of a class in `fastlnl.methods`.
         data: the data set with its true labels.
-        network: name for `build_network`, or a module that gives logits (B, C); it is trained in place.
+        network: name for `build_network`, a function that builds a module, or a module that gives logits (B, C), which
+            is trained in place; methods with two networks need one of the first two.
         noise: specification for `apply_noise`, drawn with `seed`, or labels that are there already.
         lr: learning rate of the first epoch. schedule: "cosine" (to zero, set per epoch), "constant", or "step"
-            (divided by ten after each share of the run in `milestones`).
+            (divided by ten after each share of the run in `milestones`). min_lr: where "cosine" ends.
         optimizer: "sgd" (with `sgd_momentum`) or "adam".
-        augment: None or "crop_flip".
+        augment: name of an augmentation that `IndexedLoader` knows, None for none.
         amp: None, "bfloat16" or "float16" (with loss scaling).
         monitor: also predict the training samples once an epoch, to see how many wrong labels are memorised.
         out_dir: folder for checkpoint and logs; None writes nothing.
@@ -72,7 +74,7 @@ class Trainer:
 
     method: Method
     data: Dataset
-    network: str | nn.Module
+    network: str | nn.Module | Callable[[], nn.Module]
     _: KW_ONLY
     noise: str | NoisyLabels = "none"
     epochs: int = 30
@@ -83,6 +85,7 @@ class Trainer:
     weight_decay: float = 0.0
     schedule: str = "cosine"
     milestones: tuple[float, ...] = (0.2, 0.4)
+    min_lr: float = 0.0
     augment: str | None = None
     amp: str | None = None
     channels_last: bool = False
@@ -134,6 +137,7 @@ class Trainer:
                 self._save(run, folder.checkpoint, settings, history)
                 folder.add(record)
             if bar:
+                bar.update(t * len(run.train) - bar.n)  # a method may take more or fewer steps than batches
                 bar.set_postfix_str(f"epoch {t}, test accuracy {100 * record['test_accuracy']:.2f} %")
         if bar:
             bar.close()
@@ -146,11 +150,12 @@ class Trainer:
 
     def learning_rate(self, t: int) -> float:
         """Learning rate of epoch `t` = 1..epochs: a function of `t` alone, so that there is no schedule to save."""
-        if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * (t - 1) / self.epochs))
+        t, epochs = self.method.schedule_span(t, self.epochs)
+        if self.schedule == "constant" or epochs == 0:
+            return self.lr
         if self.schedule == "step":
-            return self.lr * 0.1 ** sum(t > share * self.epochs for share in self.milestones)
-        return self.lr
+            return self.lr * 0.1 ** sum(t > share * epochs for share in self.milestones)
+        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * (t - 1) / epochs))
 
     def _build_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         # fused: one kernel a step, and a GradScaler that never has to ask the device whether the step is skipped
@@ -166,15 +171,8 @@ class Trainer:
         noisy = self.noise
         if isinstance(noisy, str):
             noisy = apply_noise(noisy, self.data, self.seed)
-        module = self.network
-        if isinstance(module, str):
-            module = build_network(module, tuple(self.data.train_images.shape[1:]), self.data.num_classes)
-        module = module.to(self.device)
-        if self.channels_last:
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         run = Frame(
-            module,
-            self._build_optimizer(module),
+            [self._learner() for _ in range(self.method.num_networks)],
             self.data,
             noisy.label,
             epochs=self.epochs,
@@ -182,12 +180,33 @@ class Trainer:
             augment=self.augment,
             seed=self.seed,
             device=torch.device(self.device),
+        )
+        self.method.setup(run)
+        return run, noisy
+
+    def _learner(self) -> Learner:
+        """A network with fresh weights; each call draws others."""
+        module = self.network
+        if isinstance(module, str):
+            module = build_network(module, self.data.image_shape, self.data.num_classes, len(self.data.vocabulary))
+        elif not isinstance(module, nn.Module):
+            module = module()
+        elif self.method.num_networks > 1:
+            raise ValueError(
+                f"network is a module but {self.method.name} trains {self.method.num_networks} of them; "
+                f"give a name or a function that builds one"
+            )
+        module = module.to(self.device)
+        if self.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Learner(
+            module,
+            self._build_optimizer,
+            device=torch.device(self.device),
             amp=self.amp,
             channels_last=self.channels_last,
             compile=self.compile,
         )
-        self.method.setup(run)
-        return run, noisy
 
     def _epoch(self, t: int, run: Frame) -> dict[str, Any]:
         started = time.perf_counter()
@@ -236,9 +255,7 @@ class Trainer:
         state = {
             "settings": settings,
             "history": history,
-            "network": run.module.state_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "scaler": run.scaler.state_dict(),
+            "networks": [network.state_dict() for network in run.networks],
             "method": self.method.state_dict(),
             "rng": checkpoint.rng_state(),
         }
@@ -247,9 +264,8 @@ class Trainer:
     def _restore(self, run: Frame, path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
         state = checkpoint.load(path)
         checkpoint.check_same_run(path, state["settings"], settings)
-        run.module.load_state_dict(state["network"])
-        run.optimizer.load_state_dict(state["optimizer"])
-        run.scaler.load_state_dict(state["scaler"])
+        for network, saved in zip(run.networks, state["networks"], strict=True):
+            network.load_state_dict(saved)
         self.method.load_state_dict(state["method"])
         checkpoint.set_rng_state(state["rng"])
         return state["history"]

@@ -168,7 +168,8 @@ def test_idx_files(tmp_path):
 @pytest.mark.parametrize("name", [name for name in DATASETS if name != "digits"])
 def test_missing_files_say_what_to_do(name, tmp_path, monkeypatch):
     monkeypatch.setenv("FASTLNL_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/{name}/.* is missing: set FASTLNL_DATA .* 'digits'"):
+    folder = name if name in ("mnist", "fashion_mnist", "cifar10") else "text"
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}/{folder}/.* is missing: set FASTLNL_DATA .* 'digits'"):
         load_dataset(name)
 
 
@@ -184,3 +185,10 @@ def test_unknown_name():
         ValueError, match="no data set 'imagenet'; expected one of digits, mnist, fashion_mnist, cifar10"
     ):
         load_dataset("imagenet")
+
+
+def test_unknown_option():
+    with pytest.raises(TypeError, match="data set 'digits' has no option 'min_count'; it has none"):
+        load_dataset("digits", min_count=2)
+    with pytest.raises(TypeError, match="'trec' has no option 'test_split'; it has max_length, min_count"):
+        load_dataset("trec", test_split="dev")

@@ -87,6 +87,19 @@ def test_views_are_augmented_by_id_epoch_and_view():
         assert not torch.equal(*views)
 
 
+@pytest.mark.parametrize("channels_last", [None, True])
+def test_bytes_become_the_bits_of_one_multiply_add(channels_last):
+    """The look-up in the kernels gives what addcmul gives on the gathered images."""
+    augmented = loader(augment=(None, "crop_flip"), seed=5, channels_last=channels_last)
+    scale = torch.tensor([1 / (255 * s) for s in STD])[:, None, None]
+    shift = torch.tensor([-m / s for m, s in zip(MEAN, STD, strict=True)])[:, None, None]
+    for index, (plain, cropped), _ in augmented:
+        draws = uniform(5, "crop_flip", index, draws=3, view=1)
+        assert torch.equal(plain, torch.addcmul(shift, IMAGES[index].float(), scale))
+        assert torch.equal(cropped, torch.addcmul(shift, crop_flip(IMAGES[index], draws).float(), scale))
+        assert cropped.is_contiguous(memory_format=torch.channels_last) == bool(channels_last)
+
+
 def test_views_without_augmentation_are_equal():
     for batch in loader(num_views=3):
         assert len(batch.views) == 3

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy import stats
 
-from fastlnl.philox import MASK, permutation, philox4x32, uniform
+from fastlnl.philox import MASK, box_muller, normal, permutation, philox4x32, uniform, unit_interval, words
 
 # Known answers of Philox4x32-10 published with Random123: counter, key, output.
 KNOWN = [
@@ -88,3 +88,23 @@ def test_permutation():
 def test_same_bits_on_the_gpu():
     ids = torch.arange(1000)
     assert torch.equal(uniform(7, "test", ids.cuda(), draws=3).cpu(), uniform(7, "test", ids, draws=3))
+
+
+def test_normal_numbers_are_normal():
+    draws = normal(0, "test", torch.arange(50_000), draws=3)
+    assert draws.shape == (50_000, 3)
+    for column in draws.T:
+        assert stats.kstest(column.numpy(), "norm").pvalue > 1e-3
+    assert (torch.corrcoef(draws.T) - torch.eye(3)).abs().max() < 4 / 50_000**0.5
+    assert torch.equal(normal(0, "test", torch.tensor([7, 7]), draws=3), draws[[7, 7]])
+
+
+def test_words_are_what_uniform_is_made_of():
+    pairs = words(7, "test", torch.arange(10), 6, epoch=2, view=1)
+    assert torch.equal(unit_interval(pairs), uniform(7, "test", torch.arange(10), 3, epoch=2, view=1))
+    assert torch.equal(words(7, "test", torch.arange(10), 5, epoch=2, view=1), pairs[:, :5])
+
+
+def test_box_muller_at_its_ends():
+    u = torch.tensor([[0.5 * 2**-32, 1.0, 0.25, 0.5]])
+    torch.testing.assert_close(box_muller(u), torch.tensor([[0.0, 0.0, 6.7637, 0.0]]), rtol=0, atol=1e-4)

@@ -15,7 +15,7 @@ from torch import nn
 from fastlnl import checkpoint
 from fastlnl.data import load_dataset
 from fastlnl.errors import StateError
-from fastlnl.frame import Frame
+from fastlnl.frame import Learner
 from fastlnl.methods import ALR, CE
 from fastlnl.metrics import correction, memorisation
 from fastlnl.trainer import Trainer
@@ -40,16 +40,16 @@ class WithDropout(nn.Sequential):
 def run_until_killed(out_dir, kill_at):
     """Train, or continue, and die by SIGKILL before step `kill_at` of this process (never if None)."""
     torch.set_num_threads(1)
-    steps, step = 0, Frame.step
+    steps, step = 0, Learner.step
 
-    def deadly_step(self, loss):
+    def deadly_step(self, loss, clip_norm=None):
         nonlocal steps
         if steps == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
         steps += 1
-        step(self, loss)
+        step(self, loss, clip_norm)
 
-    Frame.step = deadly_step
+    Learner.step = deadly_step
     torch.manual_seed(17)  # for the network below; fit() seeds for itself
     trainer(out_dir, network=WithDropout()).fit(resume=True)
 
@@ -73,10 +73,13 @@ def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
     assert run(broken, None) == 0
 
     expected, got = (checkpoint.load(folder / "checkpoint.pt") for folder in (whole, broken))
-    for part in ("network", "method"):
-        assert expected[part].keys() == got[part].keys()
-        for name, value in expected[part].items():
-            assert torch.equal(value, got[part][name]) if isinstance(value, torch.Tensor) else value == got[part][name]
+    for part, other in [
+        (expected["networks"][0]["module"], got["networks"][0]["module"]),
+        (expected["method"], got["method"]),
+    ]:
+        assert part.keys() == other.keys()
+        for name, value in part.items():
+            assert torch.equal(value, other[name]) if isinstance(value, torch.Tensor) else value == other[name]
     assert torch.equal(expected["rng"]["torch"], got["rng"]["torch"])
 
     def log(folder):
@@ -191,7 +194,7 @@ def test_no_training_step_waits_for_the_device(amp):
         def epoch(self, t):
             for batch in self.run.batches():
                 torch.cuda.set_sync_debug_mode("error" if t > 1 else "default")  # the first epoch compiles kernels
-                self.run.step(self.criterion(self.run.network(batch.views[0]), batch.label, batch.index))
+                self.run.network.step(self.criterion(self.run.network(batch.views[0]), batch.label, batch.index))
             torch.cuda.set_sync_debug_mode("default")
             self.criterion.end_epoch()
 

@@ -13,7 +13,7 @@ class Batch(NamedTuple):
 
     Attributes:
         index: (B,) int64 ids of the samples.
-        views: float32 tensors (B, ...), one for each augmented view.
+        views: tensors (B, ...), one for each augmented view: float32, or int64 token ids (B, L) of texts.
         label: (B,) int64 given labels.
     """
 
@@ -24,17 +24,21 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images with their true labels; the given, noisy labels come from `fastlnl.noise`.
+    """Images or texts with their true labels; the given, noisy labels come from `fastlnl.noise`.
+
+    Methods and loaders ask for "images" whatever a sample is: those of a text data set are token ids, padded with 0 at
+    the end. `vocabulary[id]` is the word; 0 is padding, 1 a word that the vocabulary does not have.
 
     Attributes:
         name: "digits", "cifar10", ...
-        train_images, test_images: uint8 (N, ch, H, W), or float32 features (N, F).
+        train_images, test_images: uint8 (N, ch, H, W), or float32 features (N, F), or int64 token ids (N, L).
         train_label, test_label: (N,) int64 true labels.
         num_classes: C.
         class_names: C names.
-        mean, std: of the training images, one number a channel, in units of 0..1 for uint8 images.
+        mean, std: of the training images, one number a channel, in units of 0..1 for uint8 images; empty for texts.
         human_labels: (N,) int64 labels that people gave to the training images, by name.
         note: what to write beside every result, such as "CIFAR-10 (JPEG q75)".
+        vocabulary: words by token id; empty for images and features.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Dataset:
     std: tuple[float, ...]
     human_labels: dict[str, Tensor] = field(default_factory=dict)
     note: str = ""
+    vocabulary: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -56,5 +61,5 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, ...]:
-        """(ch, H, W), or (F,) for features."""
+        """(ch, H, W), or (F,) for features, or (L,) for texts."""
         return tuple(self.train_images.shape[1:])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import inspect
 import io
 import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastlnl.data import text
 from fastlnl.data.dataset import Dataset
-from fastlnl.philox import permutation
+from fastlnl.data.sources import data_file, held_out, load_npz
 
 DIGIT_NAMES = tuple("0123456789")
 FASHION_NAMES = (
@@ -29,23 +32,31 @@ CIFAR10N = {
 }
 
 
-def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
+def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
     """Load a data set into memory.
 
     Args:
-        name: "digits" (scikit-learn, needs no files), "mnist", "fashion_mnist" or "cifar10" (with CIFAR-10N labels).
+        name: images: "digits" (scikit-learn, needs no files), "mnist", "fashion_mnist", "cifar10" (with CIFAR-10N
+            labels); texts: "trec", "sst2", "mr", "subj", "hausa" (with the labels of keyword rules).
         root: folder that holds the data sets; default the environment variable FASTLNL_DATA, else ../shared/data.
+        options: of a text data set: `max_length` in words, `min_count` of a word; for "sst2" and "hausa" also
+            `test_split="dev"`, to choose options without a look at the test set.
 
     Returns:
         Dataset, on the CPU.
 
     Raises:
         ValueError: unknown name.
+        TypeError: an option that this data set does not have.
         FileNotFoundError: a file of the data set is not there.
     """
     if name not in DATASETS:
         raise ValueError(f"there is no data set {name!r}; expected one of {', '.join(DATASETS)}")
-    return DATASETS[name](Path(root or os.environ.get("FASTLNL_DATA") or "../shared/data"))
+    known = list(inspect.signature(DATASETS[name]).parameters)[1:]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"data set {name!r} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    return DATASETS[name](Path(root or os.environ.get("FASTLNL_DATA") or "../shared/data"), **options)
 
 
 def digits(root: Path) -> Dataset:
@@ -59,10 +70,7 @@ def digits(root: Path) -> Dataset:
     bunch = load_digits()
     images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
     label = torch.from_numpy(bunch.target).long()
-    order = permutation(0, "digits/split", len(label))
-    order = order[label[order].argsort(stable=True)]
-    is_test = torch.zeros(len(label), dtype=torch.bool)
-    is_test[order[::5]] = True
+    is_test = held_out("digits", label, every=5)
     return Dataset(
         name="digits",
         train_images=images[~is_test],
@@ -171,28 +179,14 @@ def decode_jpeg_pack(pack: dict[str, np.ndarray]) -> np.ndarray:
     return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
 
-def load_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
-def data_file(root: Path, name: str) -> Path:
-    """The path of a data file.
-
-    Raises:
-        FileNotFoundError: it is not there.
-    """
-    if not (root / name).exists():
-        raise FileNotFoundError(
-            f"{root / name} is missing: set FASTLNL_DATA (or root) to the folder that holds {name}, "
-            f"or use the data set 'digits', which needs no files"
-        )
-    return root / name
-
-
-DATASETS: dict[str, Callable[[Path], Dataset]] = {
+DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,
     "mnist": mnist,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
+    "trec": text.trec,
+    "sst2": text.sst2,
+    "mr": text.mr,
+    "subj": text.subj,
+    "hausa": text.hausa,
 }

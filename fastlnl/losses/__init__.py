@@ -6,6 +6,7 @@ samples' ids; the others accept and ignore them, so that criteria can be exchang
 
 from fastlnl.losses.criterion import Criterion
 from fastlnl.losses.memory import ALR, ELR, SELC, MemoryCriterion
+from fastlnl.losses.mixmatch import MixMatch
 from fastlnl.losses.robust import (
     GCE,
     MAE,
@@ -13,12 +14,14 @@ from fastlnl.losses.robust import (
     NCERCE,
     SCE,
     Bootstrapping,
+    ConfidencePenalty,
     CrossEntropy,
     Focal,
     LabelSmoothing,
     Poly1,
     SoftCrossEntropy,
 )
+from fastlnl.losses.two_view import TwoViewLoss
 
 __all__ = [
     "ALR",
@@ -30,11 +33,14 @@ __all__ = [
     "SCE",
     "SELC",
     "Bootstrapping",
+    "ConfidencePenalty",
     "Criterion",
     "CrossEntropy",
     "Focal",
     "LabelSmoothing",
     "MemoryCriterion",
+    "MixMatch",
     "Poly1",
     "SoftCrossEntropy",
+    "TwoViewLoss",
 ]

@@ -88,3 +88,11 @@ class Bootstrapping(Criterion):
     def __init__(self, beta: float = 0.95, reduction: Reduction = "mean", **options: Any) -> None:
         require_inside("beta", beta, 0, 1)
         super().__init__(catalogue.bootstrapping, reduction=reduction, beta=beta, **options)
+
+
+class ConfidencePenalty(Criterion):
+    """CE + penalty sum p log p, which keeps predictions from being too sure. Source: Pereyra et al. 2017."""
+
+    def __init__(self, penalty: float = 1.0, reduction: Reduction = "mean", **options: Any) -> None:
+        require_inside("penalty", penalty, 0, float("inf"))
+        super().__init__(catalogue.confidence_penalty, reduction=reduction, penalty=penalty, **options)

@@ -3,7 +3,18 @@
 from fastlnl.methods.alr import ALR
 from fastlnl.methods.base import Method, Run
 from fastlnl.methods.ce import CE
+from fastlnl.methods.crema import CREMA
+from fastlnl.methods.dividemix import DivideMix
+from fastlnl.methods.ido import IDO
+from fastlnl.methods.sanm import SANM
 
-METHODS: dict[str, type[Method]] = {"ce": CE, "alr": ALR}
+METHODS: dict[str, type[Method]] = {
+    "ce": CE,
+    "alr": ALR,
+    "crema": CREMA,
+    "dividemix": DivideMix,
+    "ido": IDO,
+    "sanm": SANM,
+}
 
-__all__ = ["ALR", "CE", "METHODS", "Method", "Run"]
+__all__ = ["ALR", "CE", "CREMA", "IDO", "METHODS", "SANM", "DivideMix", "Method", "Run"]

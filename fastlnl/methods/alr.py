@@ -70,7 +70,7 @@ class ALR(Method):
             self.refine()
         for batch in run.batches():
             logits = run.network(batch.views[0])
-            run.step(self.criterion(logits, batch.label, batch.index))  # cross-entropy while t <= warmup_epochs
+            run.network.step(self.criterion(logits, batch.label, batch.index))  # cross-entropy while t <= warmup_epochs
         if self.refine_after and t > self.warmup_epochs:
             self.refine()
         self.criterion.end_epoch()

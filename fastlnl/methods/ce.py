@@ -19,5 +19,5 @@ class CE(Method):
         run = self.run
         for batch in run.batches():
             logits = run.network(batch.views[0])
-            run.step(self.criterion(logits, batch.label))
+            run.network.step(self.criterion(logits, batch.label))
         self.criterion.end_epoch()

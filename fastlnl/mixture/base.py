@@ -1,18 +1,19 @@
 """What both mixtures share: values become weighted points, points a fit, a fit answers for new values."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from fastlnl.errors import ShapeError
 from fastlnl.ops.doors import describe
+from fastlnl.ops.histogram_zoom import histogram_zoom
 from fastlnl.ops.mixture_em import EMInput, EMOptions, MixtureFit, MixtureStatus, mixture_em
 from fastlnl.ops.mixture_posterior import mixture_posterior
 from fastlnl.ops.value_histogram import value_histogram
 
 Normalise = Literal["minmax", "p5p95", "none"]
-START_BINS = 4096  # bins on which a fit to the values themselves finds its start
+RANGE_BINS = 4096  # of the histogram that finds the range for a fit to the values themselves
 NO_FIT = MixtureStatus.EMPTY | MixtureStatus.TOO_FEW | MixtureStatus.ALL_EQUAL
 
 
@@ -43,6 +44,10 @@ class Mixture1D:
     def _options(self) -> EMOptions:
         raise NotImplementedError
 
+    def _named(self) -> "Mixture1D":
+        """Give the fitted values their names in this family."""
+        raise NotImplementedError
+
     def _fit_values(self, x: Tensor, groups: Tensor | None, draw: Tensor | None = None) -> None:
         x, group = self._values(x, groups)
         count, limits, ordered = self.num_groups or 1, None, None
@@ -50,15 +55,20 @@ class Mixture1D:
             ordered = SortedValues(x, group, count)
         if ordered is not None and self.normalise == "p5p95":
             limits = torch.stack((ordered.quantile(0.05), ordered.quantile(0.95)), dim=1)
-        histogram = value_histogram(x, group, count, self.bins or START_BINS, limits)
+        histogram = value_histogram(x, group, count, self.bins or RANGE_BINS, limits)
         offset = torch.arange(count + 1, device=x.device) * histogram.counts.shape[1]
         used = unit_limits(histogram.limits) if self.normalise == "none" else histogram.limits
         start = self._start(count, x.device)
         points = EMInput(histogram.mean.view(-1), histogram.counts.view(-1), offset, used, start, draw)
         if self.bins is None and ordered is not None:
-            started = mixture_em(points, self._options()._replace(max_iter=0)).fitted[:, :6].contiguous()
             value, offset = ordered.value, ordered.offset
-            points = EMInput(value, ordered.between(histogram.limits).long(), offset, used, started, draw)
+            points = EMInput(value, ordered.between(histogram.limits).long(), offset, used, start, draw)
+        elif not self.beta:
+            # The start cuts between values, so bins around the cut have to be finer than the others.
+            cut = mixture_em(points, self._options()._replace(max_iter=0)).cut
+            zoom = histogram_zoom(x, group, histogram, cut)
+            offset = torch.arange(count + 1, device=x.device) * zoom.value.shape[1]
+            points = EMInput(zoom.value.view(-1), zoom.counts.view(-1), offset, used, start, draw)
         self._finish(mixture_em(points, self._options()), used)
         self.status_ |= self._shaped(torch.where(histogram.left_out > 0, int(MixtureStatus.NON_FINITE), 0))
 
@@ -89,6 +99,15 @@ class Mixture1D:
         if self._fit is None:
             raise RuntimeError(f"this {type(self).__name__} is not fitted yet; call fit first")
         return self._fit
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fit, if there is one: what a warm start begins from and questions are answered by."""
+        return {} if self._fit is None else {**self._fit._asdict(), "limits": self._all_limits}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state:
+            self._finish(MixtureFit(*(state[name] for name in MixtureFit._fields)), state["limits"])
+            self._named()
 
     def clean_prob(self, x: Tensor, groups: Tensor | None = None) -> Tensor:
         """Posterior (N,) float32 of the lower component; 0 for NaN and infinite values."""

@@ -1,6 +1,6 @@
 """Two Beta distributions on [0, 1]: bounded losses, and IDO's wrong-event counts."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -98,6 +98,13 @@ class BetaMixture1D(Mixture1D):
         )
         self._finish(mixture_em(points, self._options()), limits)
         return self._named()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "max_count": self._max_count} if self._fit is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._max_count = state.get("max_count")
+        super().load_state_dict(state)
 
     def _named(self) -> "BetaMixture1D":
         fitted = self._fitted().fitted

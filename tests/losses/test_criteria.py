@@ -20,6 +20,7 @@ STATELESS = [
     losses.Focal,
     losses.Poly1,
     losses.Bootstrapping,
+    losses.ConfidencePenalty,
 ]
 WITH_MEMORY = [losses.ALR, losses.SELC, losses.ELR]
 

@@ -25,7 +25,19 @@ def batches(count=3, size=9):
         yield torch.randn(size, C, generator=random), LABEL[index], index
 
 
-ROBUST = ["CrossEntropy", "LabelSmoothing", "GCE", "SCE", "MAE", "NCE", "NCERCE", "Focal", "Poly1", "Bootstrapping"]
+ROBUST = [
+    "CrossEntropy",
+    "LabelSmoothing",
+    "GCE",
+    "SCE",
+    "MAE",
+    "NCE",
+    "NCERCE",
+    "Focal",
+    "Poly1",
+    "Bootstrapping",
+    "ConfidencePenalty",
+]
 
 
 @pytest.mark.parametrize("name", [*ROBUST, "ALR"])

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fastlnl import losses
 from fastlnl.data import Batch, Dataset
+from fastlnl.frame import Learner
 from fastlnl.methods import ALR, CE
 from fastlnl.noise import apply_noise
 from fastlnl.trainer import Trainer
@@ -19,12 +20,13 @@ N, C, WARMUP, EPOCHS, LR = 30, 4, 1, 6, 0.2  # 6 epochs of 4 batches: 4 steps of
 
 
 class ToyRun:
-    """The frame of a run, reduced to what a method may use: plain SGD over given batches."""
+    """The frame of a run, reduced to what ALR uses: plain SGD over given batches."""
 
     def __init__(self, network, images, label, batch_ids):
         self.num_samples, self.num_classes, self.epochs = N, C, EPOCHS
         self.label, self.true_label, self.device = label, label, torch.device("cpu")
-        self.network, self.images, self.batch_ids = network, images, batch_ids
+        self.network = Learner(network, sgd, device=torch.device("cpu"), amp=None, channels_last=False, compile=False)
+        self.images, self.batch_ids = images, batch_ids
 
     def batches(self):
         for index in self.batch_ids:
@@ -35,12 +37,9 @@ class ToyRun:
         with torch.no_grad():
             yield [Batch(index, (self.images[index],), self.label[index]) for index in torch.arange(N).split(16)]
 
-    def step(self, loss):
-        self.network.zero_grad()
-        loss.backward()
-        with torch.no_grad():
-            for parameter in self.network.parameters():
-                parameter -= LR * parameter.grad
+
+def sgd(module):
+    return torch.optim.SGD(module.parameters(), lr=LR)
 
 
 def transcription(network, images, label, batch_ids, *, momentum, entropy_weight, update_order, detach, target_source):

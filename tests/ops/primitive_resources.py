@@ -11,6 +11,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+from mixmatch_resources import mixmatch_cases
 from triton_resources import CAPABILITIES, as_text, compile_kernel, usage_of
 
 TABLE = Path(__file__).with_suffix(".json")
@@ -20,6 +21,8 @@ TYPES = {
     **dict.fromkeys(("limits", "mean", "found", "value", "start_", "draw", "fitted", "odds", "alpha", "beta"), "*fp64"),
     **dict.fromkeys(("n", "num_groups", "copies", "max_iter"), "i32"),
     "keys": "*i32",
+    **dict.fromkeys(("cuts", "at"), "*fp64"),
+    **dict.fromkeys(("total", "bin_count", "counts"), "*i64"),
 }
 
 
@@ -28,6 +31,40 @@ def cases():
     yield from mixture_cases()
     yield from selection_cases()
     yield from dynamics_cases()
+    yield from augment_cases()
+    yield from two_view_cases()
+    yield from mixmatch_cases()
+
+
+def two_view_cases():
+    from fastlnl.ops.two_view_loss import triton_kernel as two_view
+
+    types = dict.fromkeys(("weak", "strong", "table", "weights", "terms", "dlogits"), "*fp32") | {"wrong_count": "*i32"}
+    types |= {"depth": "i32", "grad_scale": "fp32"}
+    for classes in (10, 100, 1000, 4096, 21841):
+        launch = two_view.tile_launch if classes <= two_view.TILE_COLUMNS else two_view.wide_launch
+        kernel, _, shape = launch(128, classes)
+        constants = shape | {"C": classes, "WEAK_STRIDE": classes, "STRONG_STRIDE": classes, "BY_CLASS": True}
+        for name in ("PLAIN", "SAMPLE", "MEASURE", "COUPLED"):
+            mode = getattr(two_view, name).value
+            absent = {} if mode >= two_view.MEASURE.value else {"weights": None, "terms": None}
+            if name in ("PLAIN", "COUPLED") or classes == 100:
+                modes = {"BEFORE": True, "MODE": mode}
+                yield f"two_view_loss, {classes}, {name.lower()}", kernel, constants | modes | absent, types
+
+
+def augment_cases():
+    from fastlnl.ops.augment_batch import triton_kernel as augment
+    from fastlnl.ops.random_words import triton_kernel as words
+
+    types = {"images": "*u8", "index": "*i64", "table": "*fp32", "num_samples": "i32", "key": "i64"}
+    types |= dict.fromkeys(("epoch", "number", "padding", "flip", "cutout"), "i32")
+    for random, last in ((False, False), (True, False), (True, True)):
+        constants = {"H": 32, "W": 32, "CH": 3, "RANDOM": random, "IMAGES_LAST": False, "OUT_LAST": last}
+        named = f"{', random' if random else ''}{', channels last' if last else ''}"
+        yield f"augment_batch{named}", augment.augment_batch_kernel, constants | {"PIXELS": augment.PIXELS}, types
+    types = {"index": "*i64", "out": "*i32", "draws": "i32", "key": "i64", "epoch": "i32", "view": "i32"}
+    yield "random_words", words.random_words_kernel, {"BLOCKS": words.BLOCKS}, types
 
 
 def dynamics_cases():
@@ -72,6 +109,7 @@ def selection_cases():
 
 def mixture_cases():
     from fastlnl.ops.beta_cdf import triton_kernel as cdf
+    from fastlnl.ops.histogram_zoom import triton_kernel as zoom
     from fastlnl.ops.mixture_em import FAMILIES, INITS
     from fastlnl.ops.mixture_em import triton_kernel as em
     from fastlnl.ops.mixture_posterior import triton_kernel as posterior
@@ -89,6 +127,11 @@ def mixture_cases():
             yield f"fill, {named}", histogram.fill_kernel, constants | given | {"SHIFT": offset_bits(4096)}, {}
             if groups:
                 yield f"merge, {named}", histogram.merge_kernel, given | {"CELLS": histogram.CELLS}, {}
+        window = {"BINS": 4096, "SHIFT": offset_bits(4096), "PART": 4}
+        filled = window | {"GROUPS": groups, "BLOCK": zoom.BLOCK} | absent
+        yield f"zoom, fill, {which}", zoom.zoom_fill_kernel, filled, {}
+        if groups:
+            yield "zoom, points", zoom.zoom_points_kernel, window | {"POINTS": zoom.POINTS}, {}
         for beta, log_odds in product((False, True), repeat=2):
             named = f"posterior, {which}, {'beta' if beta else 'gaussian'}{', log-odds' if log_odds else ''}"
             constants = {"BETA": beta, "GROUPS": groups, "LOG_ODDS": log_odds, "BLOCK": posterior.BLOCK} | absent

@@ -174,6 +174,33 @@ def test_groups_are_fits_of_their_own(family, device):
     assert not any(x.isnan().any() for x in fits)
 
 
+@pytest.mark.parametrize("init", INITS)
+def test_cut_is_where_the_start_splits(init, device):
+    """Weights of the start are the shares of the values on either side; a given start has no cut, nor has no value."""
+    together = many_groups((50, 0, 3, 80), device)
+    limits = torch.tensor([[-1.0, 3.0]], dtype=torch.float64, device=device).repeat(4, 1)
+    fit = mixture_em(together._replace(limits=limits, value=4 * together.value - 1), EMOptions(init=init, max_iter=0))
+    assert fit.cut.isfinite().all()
+    for g, first, last in ((0, 0, 50), (3, 53, 133)):
+        value, counts = 4 * together.value[first:last] - 1, together.counts[first:last]
+        below = counts[value <= fit.cut[g]].sum() / counts.sum()
+        assert 0 < below < 1
+        assert abs(below.item() - fit.fitted[g, 0].item()) <= 1e-6
+        again = mixture_em(together._replace(start=fit.fitted[:, :6].contiguous()), EMOptions(init=init, max_iter=0))
+        assert abs(again.cut[g].item() - together.value[first:last][counts > 0].max().item()) <= 1e-12
+
+
+def test_exp_and_log_of_the_cpu():
+    from fastlnl.ops.mixture_em.numba_kernel import exp_of_negative, log_up_to_two
+
+    random = np.random.default_rng(0)
+    for x in (0.0, -0.0, *-random.exponential(20, 2000), *-random.exponential(1e-3, 500)):
+        assert abs(exp_of_negative(x) / np.exp(x) - 1) <= 5e-16
+    assert [exp_of_negative(x) for x in (-701.0, -1e12, -np.inf)] == [0, 0, 0]
+    for x in (1.0, 2.0, *random.uniform(1, 2, 2000)):
+        assert abs(log_up_to_two(x) - np.log(x)) <= 2.5e-16
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads_change_no_bit(threads):
     from fastlnl.ops.mixture_em.numba_kernel import SERIAL_BELOW

@@ -90,7 +90,11 @@ def compile_kernel(kernel, constants, warps, capability, kind="fp32", **types):
 
     types = TYPES | {"logits": f"*{kind}", "dlogits": f"*{kind}"} | types
     signature = {n: "constexpr" if n in constants else types[n] for n in kernel.arg_names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(signature) if signature[n].startswith("*")}
+    pointers = {}  # by place; those of a tuple have two numbers
+    for i, kinds in enumerate(signature.values()):
+        one = isinstance(kinds, str)
+        pointers |= {(i,) if one else (i, j): k for j, k in enumerate([kinds] if one else kinds)}
+    aligned = {place: [["tt.divisibility", 16]] for place, k in pointers.items() if k.startswith("*")}
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
     source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})

@@ -56,6 +56,7 @@ LOSS = {
     "focal": lambda logp, y, t: focal(logp, y),
     "poly1": lambda logp, y, t: nll(logp, y) + 1 - (-nll(logp, y)).exp(),
     "bootstrapping": lambda logp, y, t: bootstrapping(logp, y),
+    "confidence_penalty": lambda logp, y, t: nll(logp, y) - entropy(logp),
 }
 
 

@@ -71,6 +71,7 @@ class MixtureFit(NamedTuple):
     fitted: Tensor  # (G, 7) float64: both weights, both a, both b, mean log-likelihood before the last M step
     info: Tensor  # (G, 3) int64: iterations, converged, `MixtureStatus`
     odds: Tensor  # (G, 8) float64, the log-odds as a function of the value, for `mixture_posterior`
+    cut: Tensor  # (G,) float64, the value up to which a point started in component 0; the highest without a split
 
 
 def mixture_em(points: EMInput, options: EMOptions) -> MixtureFit:

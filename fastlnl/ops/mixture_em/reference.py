@@ -57,7 +57,7 @@ def mixture_em(points: EMInput, options: EMOptions) -> MixtureFit:
     few = torch.where(groups.total == 0, MixtureStatus.EMPTY, 0)
     few += torch.where((groups.total > 0) & (groups.total < 4), MixtureStatus.TOO_FEW, 0)
     few += torch.where((groups.total > 0) & (groups.first == groups.last), MixtureStatus.ALL_EQUAL, 0)
-    parameters = started(groups, points, options)
+    parameters, cut = started(groups, points, options)
     plain = plain_parameters(groups, options) if gaussian else parameters
     plain = torch.stack((torch.ones_like(groups.total), torch.zeros_like(groups.total), *plain[2:]))
     before = torch.full_like(groups.total, -torch.inf)
@@ -81,18 +81,23 @@ def mixture_em(points: EMInput, options: EMOptions) -> MixtureFit:
     before = torch.where(steps > 0, before, 0)
     fitted = torch.cat((parameters, before[None])).t().contiguous()
     odds = log_odds(groups, parameters, options, (few > 0) | collapsed)
-    return MixtureFit(fitted, torch.stack((steps, converged.long(), status), dim=1), odds)
+    cut = groups.low + groups.width * torch.where(few == 0, cut, groups.last)
+    return MixtureFit(fitted, torch.stack((steps, converged.long(), status), dim=1), odds, cut)
 
 
-def started(groups: Groups, points: EMInput, options: EMOptions) -> Tensor:
-    """Parameters (6, G) at the start: the given ones, where there are none those of a hard split."""
+def started(groups: Groups, points: EMInput, options: EMOptions) -> Pair:
+    """Parameters (6, G) at the start: the given ones, where there are none those of a hard split; and that split."""
     given = None if points.start is None else points.start.t()
     if given is not None and options.family != "gaussian":
-        return given.contiguous()
-    low = (groups.z <= split(groups, points, options)[groups.of]).double()
+        return given.contiguous(), groups.last
+    cut = split(groups, points, options)
+    low = (groups.z <= cut[groups.of]).double()
     zero = torch.zeros_like(groups.total)
     found = gaussian_maximisation(groups, (low, 1 - low), (zero, zero), options)
-    return found if given is None else torch.where(given.isnan().any(0), found, given)
+    if given is None:
+        return found, cut
+    missing = given.isnan().any(0)
+    return torch.where(missing, found, given), torch.where(missing, cut, groups.last)
 
 
 def split(groups: Groups, points: EMInput, options: EMOptions) -> Tensor:

@@ -170,9 +170,9 @@ def _em(value, count, start, stop, low, high, lane, zero, total, w0, w1, a0, a1,
 
 
 @triton.jit
-def mixture_em_kernel(value, count, offset, limits, start_, draw, fitted, info, odds, max_iter, FAMILY: tl.constexpr,
-                      INIT: tl.constexpr, REG_COVAR: tl.constexpr, TOL: tl.constexpr, CLIP: tl.constexpr,
-                      START: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def mixture_em_kernel(value, count, offset, limits, start_, draw, fitted, info, odds, cuts, max_iter,
+                      FAMILY: tl.constexpr, INIT: tl.constexpr, REG_COVAR: tl.constexpr, TOL: tl.constexpr,
+                      CLIP: tl.constexpr, START: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     group = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     zero = lane.to(tl.float64) * 0.0
@@ -192,12 +192,11 @@ def mixture_em_kernel(value, count, offset, limits, start_, draw, fitted, info, 
         w0, w1 = tl.load(start_ + 6 * group), tl.load(start_ + 6 * group + 1)
         a0, a1 = tl.load(start_ + 6 * group + 2), tl.load(start_ + 6 * group + 3)
         b0, b1 = tl.load(start_ + 6 * group + 4), tl.load(start_ + 6 * group + 5)
-    given = START
+    given, cut = START, tl.where(some, last, 0.0)
     if FAMILY == GAUSSIAN:
         sum_ = w0 + w1 + a0 + a1 + b0 + b1
         if bad | (sum_ != sum_) | (given == 0):
-            cut = last  # all values in both components, where there is nothing to split
-            if bad == 0:
+            if bad == 0:  # else all values are in both components, as there is nothing to split
                 cut = _hard_split(value, count, draw, group, start, stop, low, high, lane, zero, total, whole,
                                   first, last, INIT, INSIDE, BLOCK)  # fmt: skip
             w0, w1, a0, a1, b0, b1 = _gaussian_start(
@@ -239,6 +238,7 @@ def mixture_em_kernel(value, count, offset, limits, start_, draw, fitted, info, 
     tl.store(info + 3 * group + 2, status)
     clean = bad | collapsed
     width = tl.where(high > low, high - low, 1.0)
+    tl.store(cuts + group, low + width * cut)
     row = odds + 8 * group
     if FAMILY == GAUSSIAN:
         c, p0, p1, p2, p3 = _gaussian_odds(w0, w1, a0, a1, b0, b1, low, width)
@@ -263,11 +263,12 @@ def mixture_em(points: EMInput, options: EMOptions) -> MixtureFit:
     fitted = torch.empty(groups, 7, dtype=torch.float64, device=place)
     info = torch.empty(groups, 3, dtype=torch.int64, device=place)
     odds = torch.empty(groups, 8, dtype=torch.float64, device=place)
+    cut = torch.empty(groups, dtype=torch.float64, device=place)
     if groups > 0:
         mixture_em_kernel[(groups,)](
             points.value, points.counts, points.offset, points.limits, points.start, points.draw, fitted, info, odds,
-            options.max_iter, FAMILY=FAMILIES.index(options.family), INIT=INITS.index(options.init),
+            cut, options.max_iter, FAMILY=FAMILIES.index(options.family), INIT=INITS.index(options.init),
             REG_COVAR=options.reg_covar, TOL=options.tol, CLIP=options.clip, START=points.start is not None,
             BLOCK=BLOCK, num_warps=NUM_WARPS,
         )  # fmt: skip
-    return MixtureFit(fitted, info, odds)
+    return MixtureFit(fitted, info, odds, cut)

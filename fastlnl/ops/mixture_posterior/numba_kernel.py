@@ -49,10 +49,31 @@ def _one_unless_negative(typing_context: Any, x: Any, y: Any) -> Any:
     return lanes(lanes, lanes), codegen
 
 
+@intrinsic
+def _smaller(typing_context: Any, x: Any, y: Any) -> Any:
+    """Lane by lane minimum; a NaN in x stays."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.select(builder.fcmp_ordered("<", args[1], args[0]), args[1], args[0])
+
+    return lanes(lanes, lanes), codegen
+
+
+@intrinsic
+def _minus_size(typing_context: Any, x: Any) -> Any:
+    """-|x|: the sign bit is set."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        integers = ir.VectorType(ir.IntType(32), WIDTH)
+        sign = ir.Constant(integers, [1 << 31] * WIDTH)
+        return builder.bitcast(builder.or_(builder.bitcast(args[0], integers), sign), args[0].type)
+
+    return lanes(lanes), codegen
+
+
 @njit(inline="always")
 def _logistic(q):
-    minus = splat(np.float32(0)) - q
-    e = exp(splat(np.float32(0)) - larger(q, minus))
+    e = exp(_minus_size(q))
     return _divide(_one_unless_negative(q, e), splat(np.float32(1)) + e)
 
 
@@ -82,28 +103,30 @@ def _factors(c, m0, h0, m1, h1):
 
 
 @njit(inline="always")
-def _lanes_of(x, low, high, r, r_rest, a, s, s_rest, k, e):
-    zero, end = splat(np.float32(0)), splat(np.float32(-CERTAIN))
-    v = zero - larger(zero - high, zero - larger(low, x))
-    q = ((v - r) - r_rest) * fma(a, (v - s) - s_rest, k) + e
-    q = zero - larger(end, zero - q)
-    return larger(end, q + (x - x))  # a NaN, from a value that is not finite, is passed over
+def _answer(x, clip, log_odds, low, high, r, r_rest, a, s, s_rest, k, e):
+    """Few steps, each of which waits for the one before: their number is what a value costs."""
+    v = x + (x - x)  # NaN where the value is not finite
+    if clip:
+        v = _smaller(larger(v, low), high)
+    q = fma((v - r) - r_rest, fma(a, (v - s) - s_rest, k), e)
+    q = larger(splat(np.float32(-CERTAIN)), q)  # a NaN is passed over
+    return _smaller(q, splat(np.float32(CERTAIN))) if log_odds else _logistic(q)
 
 
 @njit
 def _gaussian_lanes(x, out, start, stop, low, high, log_odds, factors):
     _, root, a, other, k, e = factors
     (r, r_rest), (s, s_rest) = _near(root), _near(other)
+    clip = low > -np.inf or high < np.inf
     low, high, r, r_rest = splat(np.float32(low)), splat(np.float32(high)), splat(r), splat(r_rest)
     s, s_rest, a, k, e = splat(s), splat(s_rest), splat(np.float32(a)), splat(np.float32(k)), splat(np.float32(e))
     whole = stop - (stop - start) % WIDTH
     for i in range(start, whole, WIDTH):
-        q = _lanes_of(load(x, i), low, high, r, r_rest, a, s, s_rest, k, e)
-        store(out, i, q if log_odds else _logistic(q))
+        store(out, i, _answer(load(x, i), clip, log_odds, low, high, r, r_rest, a, s, s_rest, k, e))
     if whole < stop:
         last = load_first(x, whole, stop - whole, np.float32(0))
-        q = _lanes_of(last, low, high, r, r_rest, a, s, s_rest, k, e)
-        store_first(out, whole, stop - whole, q if log_odds else _logistic(q))
+        last = _answer(last, clip, log_odds, low, high, r, r_rest, a, s, s_rest, k, e)
+        store_first(out, whole, stop - whole, last)
 
 
 @njit

@@ -119,3 +119,9 @@ def poly1(nll, p_label, epsilon=1.0):  # type: ignore[no-untyped-def]
 def bootstrapping(nll, entropy, beta=0.95):  # type: ignore[no-untyped-def]
     """beta nll + (1 - beta) H, cross-entropy against beta onehot(y) + (1 - beta) p (Reed et al. 2015, soft)."""
     return beta * nll + (1 - beta) * entropy, beta, beta, 0, beta - 1, 0, 0
+
+
+@define_loss
+def confidence_penalty(nll, entropy, penalty=1.0):  # type: ignore[no-untyped-def]
+    """nll - penalty H (Pereyra et al. 2017); DivideMix's warm-up for asymmetric noise."""
+    return nll - penalty * entropy, 1, 1, 0, penalty, 0, 0

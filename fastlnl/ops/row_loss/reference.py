@@ -95,8 +95,8 @@ def check_rows(
     padding = torch.zeros_like(wrong_label) if num_samples is None else ids == PADDING
     kind = torch.where(padding, 0, torch.where(wrong_label, 1, wrong_id * 2))
     if batch > 0:
-        at = (kind > 0).long().argmax()
-        record = torch.stack([kind[at], at, ids[at], torch.where(wrong_label[at], label[at], ids[at])])
+        at = (kind > 0).long().argmax(keepdim=True)  # (1,): a tensor () as an index would be read by the host
+        record = torch.cat([kind[at], at, ids[at], torch.where(wrong_label[at], label[at], ids[at])])
         errors.copy_(torch.where((errors[0] == 0) & (kind[at] > 0), record, errors))
     return (kind == 0) & ~padding
 

@@ -16,9 +16,10 @@ from fastlnl.ops.value_histogram import BINADES, ONE, POSITIONS, SPAN, Histogram
 
 SERIAL_BELOW = 1 << 18  # values
 PIECE = 1 << 15  # values taken at a time
-FULL = 1 << 20  # values a table may hold: 2^20 offsets of up to 17 bits stay below FIELD
+FULL = 1 << 22  # values a table may hold: 2^22 offsets of up to 17 bits stay below FIELD, and 2^22 above it below 2^63
 FIELD = 40
-STRIP = 1024  # values whose positions are computed together, vectorised, before any cell is touched
+COUNTED, OFFSETS = 1 << FIELD, (1 << FIELD) - 1
+STRIP = 256  # values whose positions are computed together, vectorised, before any cell is touched
 _LOWEST = np.float32(-np.inf)
 _NOWHERE = np.int32(-1)
 
@@ -27,6 +28,7 @@ def value_histogram(x: Tensor, group: Tensor | None, num_groups: int, bins: int,
     left_out = torch.zeros(num_groups, dtype=torch.int64)
     values, ids = x.detach().numpy(), np.empty(0, np.int64) if group is None else group.numpy()
     run = team.team.run if group is None and len(x) >= SERIAL_BELOW else team.alone
+    whole = group is None and limits is None
     if limits is None:
         pieces = np.empty((-(-len(x) // PIECE), 2), np.float32)
         limits = torch.empty(num_groups, 2, dtype=torch.float64)
@@ -37,7 +39,11 @@ def value_histogram(x: Tensor, group: Tensor | None, num_groups: int, bins: int,
             ends_of_groups(values, ids, limits.numpy())
     count = torch.zeros(num_groups, bins, dtype=torch.int64)
     total = np.zeros(num_groups * bins, np.int64)
-    run(fill, values, ids, limits.numpy(), bins, offset_bits(bins), count.view(-1).numpy(), total, left_out.numpy())
+    arrays = (offset_bits(bins), count.view(-1).numpy(), total, left_out.numpy())
+    if whole:
+        run(fill, values, limits.numpy(), *arrays)
+    else:
+        fill_groups(values, ids, limits.numpy(), bins, *arrays)
     mean = torch.empty(num_groups, bins, dtype=torch.float64)
     write_means(count.numpy(), total, limits.numpy(), mean.numpy())
     return Histogram(count, mean, limits, left_out)
@@ -87,14 +93,14 @@ def ends_of_groups(x, group, limits):
 
 
 @njit(inline="always")
-def _position(x, low, high, scale):
+def position_of(x, low, high, scale):
     """Number of a value from 0 on; -1 if it is not finite or outside the limits."""
     y = np.float32(1.0 + (x - low) * scale).view(np.int32) - ONE
     return np.int32(min(y, POSITIONS - 1)) if low <= x <= high else _NOWHERE  # type: ignore[arg-type]
 
 
 @njit(inline="always")
-def _scale(low, high):
+def scale_of(low, high):
     return SPAN / (high - low) if high > low else 0.0
 
 
@@ -102,57 +108,74 @@ def _scale(low, high):
 def empty_table(table, count, total):
     """Move the cells of a table to the sums that all threads share."""
     counts, totals = count.ctypes.data, total.ctypes.data
-    for cell in range(len(table)):
+    for cell in range(len(count)):
         if table[cell] != 0:
             take(counts + 8 * cell, table[cell] >> FIELD)
-            take(totals + 8 * cell, table[cell] & ((1 << FIELD) - 1))
+            take(totals + 8 * cell, table[cell] & OFFSETS)
             table[cell] = 0
     keep(count)
     keep(total)
 
 
-@njit(
-    "void(int64, float32[::1], int64[::1], float64[:, ::1], int64, int64, int64[::1], int64[::1], int64[::1])",
-    cache=True,
-    nogil=True,
-)
-def fill(cursor, x, group, limits, bins, shift, count, total, left_out):
-    """Add pieces of the values to `count` and to the sums of offsets, `total`."""
-    table, strip, held = np.zeros(len(count), np.int64), np.empty(STRIP, np.int32), 0
-    mask = (1 << shift) - 1
-    low, high = limits[0, 0], limits[0, 1]
-    scale = _scale(low, high)
+@njit
+def empty_all(table, count, total, left_out, largest_offset):
+    number, none = table[-1] >> FIELD, table[-1] & OFFSETS
+    table[-1] = 0
+    take(left_out.ctypes.data, none)
+    take(count.ctypes.data + 8 * (len(count) - 1), number - none)
+    take(total.ctypes.data + 8 * (len(count) - 1), (number - none) * np.int64(largest_offset))
+    empty_table(table, count, total)
+    keep(left_out)
+    return 0
+
+
+@njit("void(int64, float32[::1], float64[:, ::1], int64, int64[::1], int64[::1], int64[::1])", cache=True, nogil=True)
+def fill(cursor, x, limits, shift, count, total, left_out):
+    """Add pieces of the values of one group, all that are finite within the limits, to counts and sums of offsets.
+
+    One cell more takes what has no bin: position POSITIONS is the upper limit, that after it stands for no number.
+    """
+    bins, held = len(count), 0
+    table, which, what = np.zeros(bins + 1, np.int64), np.empty(STRIP, np.uint32), np.empty(STRIP, np.int64)
+    bits, last = np.uint32(shift), np.uint32(POSITIONS + 1)
+    mask = np.uint32((1 << shift) - 1)
+    low, scale = limits[0, 0], scale_of(limits[0, 0], limits[0, 1])
     while True:
         start = take(cursor, PIECE)
         if start >= len(x):
             break
         stop = min(len(x), start + PIECE)
         if held + PIECE > FULL:
-            empty_table(table, count, total)
-            held = 0
+            held = empty_all(table, count, total, left_out, mask)
         held += stop - start
-        if len(group) > 0:
-            for i in range(start, stop):
-                g = group[i]
-                if 0 <= g < len(limits):
-                    p = _position(np.float64(x[i]), limits[g, 0], limits[g, 1], _scale(limits[g, 0], limits[g, 1]))
-                    if p >= 0:
-                        table[g * bins + (p >> shift)] += (1 << FIELD) + (p & mask)
-                    elif not np.isfinite(x[i]):
-                        left_out[g] += 1
-            continue
         for first in range(start, stop, STRIP):
-            length = min(STRIP, stop - first)
-            for j in range(length):
-                strip[j] = _position(np.float64(x[first + j]), low, high, scale)
-            for j in range(length):
-                p = strip[j]
-                if p >= 0:
-                    table[p >> shift] += (1 << FIELD) + (p & mask)
-                elif not np.isfinite(x[first + j]):
-                    take(left_out.ctypes.data, 1)
-    empty_table(table, count, total)
-    keep(left_out)
+            strip = x[first : min(stop, first + STRIP)]  # with indices from 0 on the loop is vectorised
+            for j in range(len(strip)):
+                y = np.float32(1.0 + (np.float64(strip[j]) - low) * scale)
+                p = min(np.uint32(y.view(np.uint32) - np.uint32(ONE)), last)  # type: ignore[arg-type]
+                which[j], what[j] = p, np.int64(p & mask) + COUNTED
+            for j in range(len(strip)):
+                table[which[j] >> bits] += what[j]
+    empty_all(table, count, total, left_out, mask)
+
+
+@njit(
+    "void(float32[::1], int64[::1], float64[:, ::1], int64, int64, int64[::1], int64[::1], int64[::1])",
+    cache=True,
+    nogil=True,
+)
+def fill_groups(x, group, limits, bins, shift, count, total, left_out):
+    """The same for groups, or for limits beyond which there are values."""
+    for i in range(len(x)):
+        g = group[i] if len(group) > 0 else 0
+        if 0 <= g < len(limits):
+            low, high = limits[g]
+            p = np.int64(position_of(np.float64(x[i]), low, high, scale_of(low, high)))
+            if p >= 0:
+                count[g * bins + (p >> shift)] += 1
+                total[g * bins + (p >> shift)] += p & ((1 << shift) - 1)
+            elif not np.isfinite(x[i]):
+                left_out[g] += 1
 
 
 @njit("void(int64[:, ::1], int64[::1], float64[:, ::1], float64[:, ::1])", cache=True, nogil=True)

@@ -18,15 +18,19 @@ def value_histogram(x: Tensor, group: Tensor | None, num_groups: int, bins: int,
         limits = range_of(value, group, inside, num_groups)
     low, high = limits[group].unbind(1)
     inside &= (value >= low) & (value <= high)
-    scale = torch.where(high > low, SPAN / (high - low), 0)
-    y = (1 + (value - low) * scale).float()
-    position = (torch.where(inside, y, 1.0).view(torch.int32).long() - ONE).clamp(0, POSITIONS - 1)
+    position = positions(torch.where(inside, value, low), low, high)
     shift = offset_bits(bins)
     cell = group * bins + (position >> shift)
     count = torch.zeros(num_groups * bins, dtype=torch.int64, device=x.device)
     total = torch.zeros_like(count).scatter_add_(0, cell, (position & (1 << shift) - 1) * inside)
     count = count.scatter_add_(0, cell, inside.long()).reshape(num_groups, bins)
     return Histogram(count, bin_means(count, total.reshape(num_groups, bins), limits), limits, left_out)
+
+
+def positions(value: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Numbers of values that are from low to high, from 0 on."""
+    y = (1 + (value - low) * torch.where(high > low, SPAN / (high - low), 0)).float()
+    return (y.view(torch.int32).long() - ONE).clamp(max=POSITIONS - 1)
 
 
 def range_of(value: Tensor, group: Tensor, inside: Tensor, num_groups: int) -> Tensor:

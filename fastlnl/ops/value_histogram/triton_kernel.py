@@ -28,7 +28,7 @@ def _key(bits):
 
 
 @triton.jit
-def _member(group, at, n, num_groups, GROUPS: tl.constexpr):
+def member_of(group, at, n, num_groups, GROUPS: tl.constexpr):
     inside = at < n
     g = tl.load(group + at, mask=inside, other=-1) if GROUPS else tl.where(inside, at * 0, -1)
     return g, inside & (g >= 0) & (g < num_groups)
@@ -52,7 +52,7 @@ def _range_of(keys, limits, g, num_groups, mask, LIMITS: tl.constexpr):
 def range_kernel(x, group, keys, n, num_groups, GROUPS: tl.constexpr, BLOCK: tl.constexpr):
     """keys[g] and -1 - keys[G + g]: keys of the lowest and the highest value; both cells start at the largest int."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    g, member = _member(group, at, n, num_groups, GROUPS)
+    g, member = member_of(group, at, n, num_groups, GROUPS)
     v = tl.load(x + at, mask=at < n, other=0.0)
     key = _key(v.to(tl.int32, bitcast=True))
     use = member & (v - v == 0.0)
@@ -71,7 +71,7 @@ def fill_kernel(x, group, keys, limits, tables, left_out, n, num_groups, copies,
                 SHIFT: tl.constexpr, GROUPS: tl.constexpr, LIMITS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     at = program * BLOCK + tl.arange(0, BLOCK)
-    g, member = _member(group, at, n, num_groups, GROUPS)
+    g, member = member_of(group, at, n, num_groups, GROUPS)
     v = tl.load(x + at, mask=at < n, other=0.0)
     low, high = _range_of(keys, limits, g, num_groups, member, LIMITS)
     wide = v.to(tl.float64)

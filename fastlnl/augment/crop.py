@@ -1,4 +1,4 @@
-"""Augmentation of a batch on its device."""
+"""Random crop and flip of a batch on its device."""
 
 import torch
 import torch.nn.functional as F
