@@ -13,8 +13,10 @@ from class_cases import equal
 from contests import Contest, Size, calling
 from torch import Tensor
 
-from fastlnl.augment import crop_flip
+from fastlnl.augment import GREY, STRONG_DRAWS, crop_flip, cut_square
 from fastlnl.ops.augment_batch import Crop, augment_batch
+from fastlnl.ops.random_operations import random_operations
+from fastlnl.ops.random_operations.reference import random_operations as batched_operations
 from fastlnl.philox import uniform
 
 SAMPLES, SHAPE, BATCH = 10_000, (3, 32, 32), 128
@@ -79,9 +81,59 @@ def contest(name: str, title: str, rival: Callable[[Images], Tensor]) -> Contest
     )
 
 
+class Strong(NamedTuple):
+    images: Tensor  # (B, ch, H, W) float32, bytes as floats
+    draws: Tensor  # (B, STRONG_DRAWS)
+    bytes_as_floats: Tensor  # (ch, 256)
+    scale: Tensor  # (ch, 1, 1)
+    shift: Tensor  # (ch, 1, 1)
+    table: Tensor  # (ch, 256), the same map by byte
+
+
+def strong_inputs(shape: tuple[int, int, int]) -> Callable[[Size, torch.device | str], Strong]:
+    def inputs(size: Size, device: torch.device | str) -> Strong:
+        random, channels = torch.Generator(device).manual_seed(0), shape[0]
+        images = torch.randint(256, (*size, *shape), generator=random, device=device).float()
+        draws = uniform(SEED, "strong", torch.arange(size[0], device=device), STRONG_DRAWS, EPOCH)
+        scale, shift = torch.full((2, channels, 1, 1), 1 / 64, device=device).unbind(0)  # exact: no rounding to compare
+        byte = torch.arange(256.0, device=device).expand(channels, 256).contiguous()
+        return Strong(images, draws, byte, scale, -64 * shift, torch.addcmul(-64 * shift[:, 0], byte, scale[:, 0]))
+
+    return inputs
+
+
+def strong_fused(given: Strong) -> Tensor:
+    side = round(0.15 * given.images.shape[2])
+    return random_operations(given.images, given.draws, given.table, cutout=side)
+
+
+def strong_by_torch_calls(given: Strong) -> Tensor:
+    """Every operation on the whole batch, and the drawn one chosen: what a device does without kernels of its own."""
+    images = batched_operations(given.images, given.draws, given.bytes_as_floats, 0, False)
+    images = cut_square(images, given.draws[:, -2:], round(0.15 * images.shape[2]), GREY)
+    return torch.addcmul(given.shift, images, given.scale)
+
+
+def strong_contest(shape: tuple[int, int, int]) -> Contest:
+    named = " x ".join(map(str, shape))
+    return Contest(
+        f"random_operations, {named}",
+        f"the strong view of {named} images: random operations, a grey square, normalised",
+        "N",
+        ((BATCH,),),
+        strong_inputs(shape),
+        {"fastlnl": calling(strong_fused), "eager": calling(strong_by_torch_calls)},
+        equal,
+        "tests/ops/test_random_operations.py",
+        {(BATCH,): 15.0},
+    )
+
+
 AUGMENT_CONTESTS = [
     contest("augment_batch", "a batch of 32 x 32 images gathered, cropped, flipped and normalised", by_torch_calls),
     contest("augment_batch, one by one", "the same, image by image as in a data set's transforms", image_by_image),
+    strong_contest((1, 28, 28)),
+    strong_contest(SHAPE),
 ]
 
 

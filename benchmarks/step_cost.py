@@ -34,7 +34,7 @@ RESULT = Path(__file__).parent / "results" / "step_cost.md"
 BATCH, CLASSES, SIZE, CHANNELS = 64, 10, 32, 512
 KERNELS = {"refine_targets": 1, "mix_views": 1, "class_prior": 2, "mixmatch_rows": 1, "erase_peaks": 2, "scale_rows": 1}
 WAITING = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "bincount")
-LEAVING = ("tolist", "numpy", "cpu")  # of torch.Tensor, which a dispatch mode does not see on a CPU
+LEAVING = ("tolist", "cpu")  # of torch.Tensor, which a dispatch mode does not see on a CPU
 FREE = ("empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view")  # allocations and a view without an alias
 
 
@@ -64,8 +64,8 @@ class Count(TorchDispatchMode):
             self.paused -= 1
 
 
-def counted(step: Callable[[], object]) -> tuple[int, int]:
-    """Launches and reads of a call."""
+def counted(loss: Callable[[], Tensor]) -> tuple[int, int]:
+    """Launches and reads of a loss and its backward pass."""
     mode, find = Count(), backend.implementation
     kept = {name: getattr(torch.Tensor, name) for name in LEAVING}
 
@@ -84,13 +84,13 @@ def counted(step: Callable[[], object]) -> tuple[int, int]:
         with mode.pause():
             return method(tensor, *arguments)
 
-    step()  # what is made at the first call does not count
+    loss().backward()  # what is made at the first call does not count
     backend.implementation = implementation
     for name, method in kept.items():
         setattr(torch.Tensor, name, lambda tensor, *arguments, method=method: leave(method, tensor, *arguments))
     try:
         with mode:
-            step()
+            loss().backward()
     finally:
         backend.implementation = find
         for name, method in kept.items():
@@ -103,13 +103,14 @@ class Given(nn.Module):
 
     def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.shape, self.made = shape, {}
+        self.made: dict[int, Tensor] = {}
+        self.rows = torch.randn(BATCH, *shape)  # again and again, so that two batches give what both together give
         self.scale = nn.Parameter(torch.ones(()))  # an optimiser wants something to optimise
 
     def forward(self, images: Tensor) -> Tensor:
         rows = len(images)
         if rows not in self.made:
-            self.made[rows] = torch.randn(rows, *self.shape).requires_grad_()
+            self.made[rows] = self.rows[torch.arange(rows) % BATCH].requires_grad_()
         self.made[rows].grad = None
         return self.made[rows]
 
@@ -209,8 +210,13 @@ def build(method: DivideMix) -> DivideMix:
     names = tuple(map(str, range(CLASSES)))
     data = Dataset("random", images, label, images, label, CLASSES, names, (0.5,) * 3, (0.25,) * 3)
     device = torch.device("cpu")
-    sgd = partial(lambda module: torch.optim.SGD(module.parameters(), lr=0.1))
-    learners = [Learner(Free(), sgd, device=device, amp=None, channels_last=False, compile=False) for _ in range(2)]
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    learners = [
+        Learner(
+            Free(), lambda module: sgd(module.parameters()), device=device, amp=None, channels_last=False, compile=False
+        )
+        for _ in range(2)
+    ]
     run = Frame(learners, data, label, epochs=30, batch_size=2 * BATCH, augment="crop_flip", seed=0, device=device)
     method.setup(run)
     run.start_epoch(30, 0.1)
@@ -220,33 +226,35 @@ def build(method: DivideMix) -> DivideMix:
     return method
 
 
+def contest(method: DivideMix) -> dict[str, Callable[[], Tensor]]:
+    """The loss of one and the same step, plain and ours."""
+    build(method)
+    networks = method.run.networks
+    plain: Callable[..., Tensor] = plain_dividemix
+    if isinstance(method, SANM):
+        decode = Given(3, SIZE, SIZE)
+        method.decoders = [decode, decode]
+        method.mask_draws = uniform(0, "erase_peaks", torch.arange(method.run.num_samples), draws_of(3))
+        plain = partial(plain_sanm, decode=decode)
+    step = next(method.steps(0, 30))
+    return {
+        "plain": partial(plain, *(network.module for network in networks), step),
+        "ours": lambda: method.step_loss(*networks, step),
+    }
+
+
 def costs() -> dict[str, dict[str, tuple[int, int]]]:
     """Launches and reads of a step of either method, plain and ours."""
-    found = {}
-    for method in (DivideMix(warmup_epochs=1), SANM(warmup_epochs=1, feature_map="map")):
-        build(method)
-        network, peer = method.run.networks
-        plain: Callable[..., Tensor] = plain_dividemix
-        if isinstance(method, SANM):
-            decode = Given(3, SIZE, SIZE)
-            method.decoders = [decode, decode]
-            ids = torch.arange(method.run.num_samples)
-            method.mask_draws = uniform(0, "erase_peaks", ids, draws_of(3))
-            plain = partial(plain_sanm, decode=decode)
-        step = next(method.steps(0, 30))
-        found[method.name] = {
-            "plain": counted(lambda plain=plain, step=step: plain(network.module, peer.module, step).backward()),
-            "ours": counted(lambda method=method, step=step: method.step_loss(network, peer, step).backward()),
-        }
-    return found
+    methods = (DivideMix(warmup_epochs=1), SANM(warmup_epochs=1, feature_map="map"))
+    return {method.name: {who: counted(loss) for who, loss in contest(method).items()} for method in methods}
 
 
 def lines(found: dict[str, dict[str, tuple[int, int]]]) -> list[str]:
     text = [
         f"# What a step asks of the device: batches of {BATCH} + {BATCH}, {CLASSES} classes, commit {commit()}",
         "",
-        "From the views to the gradient by the logits, without networks, decoder, optimiser and augmentation. *Plain* is",
-        "the step in the way of the authors' code. Counted by `python benchmarks/step_cost.py` on a CPU; no times.",
+        "From the views to the gradient by the logits, without networks, decoder, optimiser and augmentation. *Plain*",
+        "is the step in the way of the authors' code. Counted by `python benchmarks/step_cost.py` on a CPU; no times.",
         "",
         "| step | launches, plain | launches, ours | reads, plain | reads, ours |",
         "|---|--:|--:|--:|--:|",

@@ -23,9 +23,10 @@ HEAD = """# Training runs
 Written by `python benchmarks/training.py table` from the settings and logs here. Test accuracy in %, mean and sample
 standard deviation over seeds (noise, weights and order change with the seed); headline is the last epoch, "best" is
 chosen on test data and stands there for comparison only. Cross-entropy has the same network, schedule and noise.
-Detection is the AUROC of a right label against a wrong one by what the method knows of the samples, last epoch.
+"right" is the share of right labels after correction, "detection" the AUROC of a right label against a wrong one by
+what the method knows of the samples, both in the last epoch.
 
-| data | given labels | wrong | network, views, epochs | method | n | last | last 10 | best | labels right | detection | commit |
+| data | labels | wrong | network, views, epochs | method | n | last | last 10 | best | right | detection | commit |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 """
 

@@ -64,9 +64,9 @@ def pillow(name, m=LEVEL / 10):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", OPERATIONS[:11])
-def test_values_are_those_of_pillow(name, channels):
+def test_values_are_those_of_pillow(name, channels, device):
     images = images_of((5, channels, 20, 18))
-    made = random_operations(images, draws_for(name))
+    made = random_operations(images.to(device), draws_for(name).to(device)).cpu()
     expected = torch.stack([by_pillow(image, pillow(name)) for image in images])
     # Pillow truncates where we round, and rounds its grey and its smooth image first, in fixed point.
     exact = name in ("identity", "equalize", "invert", "posterize", "solarize", "solarize_add")
@@ -90,7 +90,7 @@ def by_formula(image, matrix, move):
 
 @pytest.mark.parametrize("sign", [0.1, 0.9])
 @pytest.mark.parametrize("name", OPERATIONS[11:])
-def test_moves_are_those_of_the_formula(name, sign):
+def test_moves_are_those_of_the_formula(name, sign, device):
     images, m = images_of((2, 3, 14, 20)), (-1 if sign < 0.5 else 1) * LEVEL / 10
     angle = math.radians(30 * m)
     matrix, move = {
@@ -100,7 +100,7 @@ def test_moves_are_those_of_the_formula(name, sign):
         "translate_x": (((1, 0), (0, 1)), (0.3 * 20 * m, 0)),
         "translate_y": (((1, 0), (0, 1)), (0, 0.3 * 14 * m)),
     }[name]
-    made = random_operations(images, draws_for(name, batch=2, sign=sign))
+    made = random_operations(images.to(device), draws_for(name, batch=2, sign=sign).to(device)).cpu()
     for image, result in zip(images, made, strict=True):
         assert torch.equal(result, by_formula(image, matrix, move))
 

@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from fastlnl.augment import (
-    GREY,
     STRONG_DRAWS,
     View,
     crop_flip,
     cut_square,
     dropout,
     gaussian_noise,
-    random_operations,
     word_dropout,
 )
 from fastlnl.ops.augment_batch import Crop, augment_batch
+from fastlnl.ops.random_operations import random_operations
 from fastlnl.ops.random_words import random_words
 from fastlnl.philox import unit_interval
 
@@ -106,9 +105,7 @@ class Views:
     def _strong(self, images: Tensor, index: Tensor, number: int, view: View, key: str, epoch: int) -> Tensor:
         """From bytes as floats, cropped and flipped, to a normalised view."""
         draws = self._uniform(f"{key}strong", index, STRONG_DRAWS, epoch, number)
-        images = random_operations(images, draws)
-        images = self.normalised(cut_square(images, draws[:, -2:], view.cutout, GREY))
-        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+        return random_operations(images, draws, self.normal, cutout=view.cutout, channels_last=self.channels_last)
 
     def _uniform(self, stream: str, index: Tensor, draws: int, epoch: int, number: int) -> Tensor:
         """`fastlnl.philox.uniform` of these ids, made in one launch."""

@@ -15,6 +15,7 @@ from fastlnl.ops.value_histogram import value_histogram
 Normalise = Literal["minmax", "p5p95", "none"]
 RANGE_BINS = 4096  # of the histogram that finds the range for a fit to the values themselves
 NO_FIT = MixtureStatus.EMPTY | MixtureStatus.TOO_FEW | MixtureStatus.ALL_EQUAL
+UNUSABLE = NO_FIT | MixtureStatus.COLLAPSED  # posteriors of such a fit say nothing about a single sample
 
 
 class Mixture1D:
@@ -64,8 +65,8 @@ class Mixture1D:
             value, offset = ordered.value, ordered.offset
             points = EMInput(value, ordered.between(histogram.limits).long(), offset, used, start, draw)
         elif not self.beta:
-            # The start cuts between values, so bins around the cut have to be finer than the others.
-            cut = mixture_em(points, self._options()._replace(max_iter=0)).cut
+            # A start cuts between values, so bins around the cut have to be finer; warm or cold, the same ones.
+            cut = mixture_em(points._replace(start=None), self._options()._replace(max_iter=0)).cut
             zoom = histogram_zoom(x, group, histogram, cut)
             offset = torch.arange(count + 1, device=x.device) * zoom.value.shape[1]
             points = EMInput(zoom.value.view(-1), zoom.counts.view(-1), offset, used, start, draw)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastlnl.metrics import auroc, correction, selection_quality
 from fastlnl.mixture import BetaMixture1D, GaussianMixture1D, MixtureStatus
+from fastlnl.mixture.base import UNUSABLE
 from fastlnl.ops.row_loss import catalogue, new_error_word, row_loss
 from fastlnl.selection import above_threshold, class_counts, highest
 from fastlnl.state.credibility_history import CredibilityHistory, FixedTypes
@@ -17,7 +18,6 @@ from fastlnl.state.label_memory import LabelMemory, label_fingerprint
 from fastlnl.state.recorded import raise_recorded
 
 SCORES = ("loss", "label_logit")
-UNUSABLE = MixtureStatus.EMPTY | MixtureStatus.TOO_FEW | MixtureStatus.ALL_EQUAL | MixtureStatus.COLLAPSED
 BLOCK = 1 << 22  # elements of the label memory that are decoded at a time
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlnl.mixture import GaussianMixture1D, MixtureStatus
-from fastlnl.mixture.base import Normalise
+from fastlnl.mixture import GaussianMixture1D
+from fastlnl.mixture.base import UNUSABLE, Normalise
 from fastlnl.ops.mixture_em import Init
 from fastlnl.ops.row_loss import new_error_word
 from fastlnl.ops.row_stats import row_stats
@@ -18,9 +18,6 @@ from fastlnl.state.credibility_history import FixedTypes
 from fastlnl.state.fingerprint import check_fingerprint
 from fastlnl.state.label_memory import label_fingerprint
 from fastlnl.state.recorded import raise_recorded
-
-# Posteriors of such a fit say nothing about a single sample.
-UNUSABLE = MixtureStatus.EMPTY | MixtureStatus.TOO_FEW | MixtureStatus.ALL_EQUAL | MixtureStatus.COLLAPSED
 
 
 class LossSplit(FixedTypes):

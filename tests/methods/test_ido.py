@@ -135,7 +135,8 @@ def transcription(network, frame, label, options):
         frame.start_epoch(t, LR)
         for batch in frame.batches(augment=(None, "noise:0.3")):
             weak, strong = (network(view.double()) for view in batch.views)
-            index, wrong = batch.index.numpy(), (weak.argmax(1) != batch.label).int() + (strong.argmax(1) != batch.label)
+            index = batch.index.numpy()
+            wrong = (weak.argmax(1) != batch.label).int() + (strong.argmax(1) != batch.label)
             if options["counter_order"] == "before_weights":
                 counts[index] += wrong.numpy()
             tau, eps = mixtures.weights(counts[index], group[index])

@@ -65,6 +65,22 @@ def augment_cases():
         yield f"augment_batch{named}", augment.augment_batch_kernel, constants | {"PIXELS": augment.PIXELS}, types
     types = {"index": "*i64", "out": "*i32", "draws": "i32", "key": "i64", "epoch": "i32", "view": "i32"}
     yield "random_words", words.random_words_kernel, {"BLOCKS": words.BLOCKS}, types
+    yield from strong_cases()
+
+
+def strong_cases():
+    from fastlnl.ops.random_operations import triton_kernel as strong
+
+    types = {"given": "*fp32", "made": "*i8", "out": "*fp32", "draws": "*fp64", "table": "*fp32"}
+    types |= {"num_draws": "i32", "cutout": "i32"}
+    for channels, side in ((1, 28), (3, 32)):
+        shape = {"H": side, "W": side, "CH": channels, "PLANE_STEP": side * side, "PIXEL_STEP": 1}
+        shape |= {"BLOCK": strong.BLOCK}
+        for turn, kind in enumerate(("*fp32", "*i8")):
+            named = f"random_operations, {channels} x {side} x {side}, round {turn}"
+            yield named, strong.change_values_kernel, shape | {"TURN": turn}, types | {"given": kind}
+        named = f"random_operations, {channels} x {side} x {side}, move"
+        yield named, strong.move_pixels_kernel, shape | {"CUT": True}, types | {"given": "*i8"}
 
 
 def dynamics_cases():

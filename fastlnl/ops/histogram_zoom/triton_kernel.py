@@ -62,7 +62,7 @@ def zoom_points_kernel(mean, bin_count, limits, at, count, total, value, counts,
     number, sum_ = tl.load(count + cell, mask=part, other=0), tl.load(total + cell, mask=part, other=0)
     begin = (first * PARTS + point - first) << PART
     begin = tl.where(part, begin, 0)
-    inner = ((begin & 8388607).to(tl.float64) + sum_.to(tl.float64) / tl.maximum(number, 1).to(tl.float64))
+    inner = (begin & 8388607).to(tl.float64) + sum_.to(tl.float64) / tl.maximum(number, 1).to(tl.float64)
     y = (1.0 + inner * 1.1920928955078125e-07) * (1 << (begin >> 23)).to(tl.float64)
     found = tl.where(number > 0, tl.minimum(low + (y - 1.0) * ((high - low) / SPAN), high), 0.0)
     place = g * (BINS - WINDOW + CELLS) + point

@@ -33,7 +33,7 @@ def exp_of_negative(x):
     y = ((((y * r + _E[7]) * r + _E[6]) * r + _E[5]) * r + _E[4]) * r + _E[3]
     y = ((y * r + _E[2]) * r + _E[1]) * r + _E[0]
     bits = np.float64(y).view(np.int64) + (np.float64(shifted).view(np.int64) << 52)
-    return np.int64(bits).view(np.float64) if x > -700.0 else 0.0  # type: ignore[arg-type]
+    return np.int64(bits).view(np.float64) if x > -700.0 else 0.0
 
 
 @njit(error_model="numpy")

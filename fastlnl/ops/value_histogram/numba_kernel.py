@@ -104,29 +104,22 @@ def scale_of(low, high):
     return SPAN / (high - low) if high > low else 0.0
 
 
-@njit("void(int64[::1], int64[::1], int64[::1])", cache=True, nogil=True)
-def empty_table(table, count, total):
+@njit
+def empty(table, count, total, left_out, largest_offset):
     """Move the cells of a table to the sums that all threads share."""
     counts, totals = count.ctypes.data, total.ctypes.data
+    last, number, none = len(count) - 1, table[-1] >> FIELD, table[-1] & OFFSETS
+    take(left_out.ctypes.data, none)
+    take(counts + 8 * last, number - none)
+    take(totals + 8 * last, (number - none) * np.int64(largest_offset))
     for cell in range(len(count)):
         if table[cell] != 0:
             take(counts + 8 * cell, table[cell] >> FIELD)
             take(totals + 8 * cell, table[cell] & OFFSETS)
-            table[cell] = 0
+    table[:] = 0
     keep(count)
     keep(total)
-
-
-@njit
-def empty_all(table, count, total, left_out, largest_offset):
-    number, none = table[-1] >> FIELD, table[-1] & OFFSETS
-    table[-1] = 0
-    take(left_out.ctypes.data, none)
-    take(count.ctypes.data + 8 * (len(count) - 1), number - none)
-    take(total.ctypes.data + 8 * (len(count) - 1), (number - none) * np.int64(largest_offset))
-    empty_table(table, count, total)
     keep(left_out)
-    return 0
 
 
 @njit("void(int64, float32[::1], float64[:, ::1], int64, int64[::1], int64[::1], int64[::1])", cache=True, nogil=True)
@@ -146,17 +139,18 @@ def fill(cursor, x, limits, shift, count, total, left_out):
             break
         stop = min(len(x), start + PIECE)
         if held + PIECE > FULL:
-            held = empty_all(table, count, total, left_out, mask)
+            empty(table, count, total, left_out, mask)
+            held = 0
         held += stop - start
         for first in range(start, stop, STRIP):
             strip = x[first : min(stop, first + STRIP)]  # with indices from 0 on the loop is vectorised
             for j in range(len(strip)):
                 y = np.float32(1.0 + (np.float64(strip[j]) - low) * scale)
-                p = min(np.uint32(y.view(np.uint32) - np.uint32(ONE)), last)  # type: ignore[arg-type]
+                p = min(np.uint32(y.view(np.uint32) - np.uint32(ONE)), last)
                 which[j], what[j] = p, np.int64(p & mask) + COUNTED
             for j in range(len(strip)):
                 table[which[j] >> bits] += what[j]
-    empty_all(table, count, total, left_out, mask)
+    empty(table, count, total, left_out, mask)
 
 
 @njit(
