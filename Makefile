@@ -18,7 +18,7 @@ bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/run.py
 
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
