@@ -1,7 +1,6 @@
 """The module around a loss of `define_loss`: reduction, checks, epochs, the dynamics of its samples."""
 
 import os
-from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -91,7 +90,7 @@ class Criterion(nn.Module):
             if index is None or label is None:
                 raise ShapeError("index or label is None; the dynamics need the ids and labels (B,) of the batch")
             refuse_recomputation("the dynamics would count a presentation twice")
-            given |= {"index": index, "on_stats": partial(dynamics.update, index, label)}
+            given |= {"index": index, "book": dynamics}
         elif given.get("memory") is not None:
             given["index"] = index
         loss = fused_loss(logits, label, definition, parameters, reduction=self.reduction, errors=errors, **given)

@@ -4,13 +4,12 @@ The pass has the gradient ready when the loss is known; backward hands it out, m
 that is not 1. State moves in the pass, outside of autograd, so a graph that is run twice moves it once.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastlnl.ops.row_loss import LossDefinition, RowStats, TableTarget, operator, row_loss
+from fastlnl.ops.row_loss import Book, LossDefinition, RowStats, TableTarget, operator, row_loss
 from fastlnl.ops.row_loss.storage import FLOAT32
 from fastlnl.ops.scale_rows import scale_rows_
 
@@ -69,24 +68,23 @@ def fused_loss(
     index: Tensor | None = None,
     weight: Tensor | None = None,
     reduction: str = "mean",
-    on_stats: Callable[[RowStats], object] | None = None,
+    book: Book | None = None,
     errors: Tensor,
 ) -> Tensor:
     """`row_loss` as a differentiable function of logits and weight; arguments and errors as there.
 
     "mean" divides by the batch size, with weights too. float16 logits keep the gradient undivided until backward, where
-    the loss scale is known: 1/B would push it below the smallest float16. `on_stats` is called with the statistics of
-    the rows, which are written only then.
+    the loss scale is known: 1/B would push it below the smallest float16.
 
     Returns:
         Loss () float32, or (B,) with reduction "none".
 
-    Updates: memory.table, memory.step, errors (once, in the forward call).
+    Updates: memory.table, memory.step, book, errors (once, in the forward call).
     """
     if weight is not None and weight.requires_grad:
         rows = fused_loss(
             logits, label, loss, parameters, target=target, memory=memory, index=index, reduction="none",
-            on_stats=on_stats, errors=errors)  # fmt: skip
+            book=book, errors=errors)  # fmt: skip
         weighted = rows * weight
         return weighted if reduction == "none" else weighted.mean() if reduction == "mean" else weighted.sum()
     scale = 1.0 / max(len(logits), 1) if reduction == "mean" else 1.0
@@ -97,11 +95,13 @@ def fused_loss(
         table, use, keep, one_hot, storage, seed, step = NO_MEMORY if memory is None else memory
         value, dlogits, numbers, prediction = torch.ops.fastlnl.row_loss(
             logits.detach(), label, loss.name, parameters, target, table, use, keep, one_hot, index, weight, now,
-            reduction, errors, *storage, seed, step, on_stats is not None)  # fmt: skip
-        if on_stats is not None:
-            on_stats(RowStats(numbers, prediction))
+            reduction, errors, *storage, seed, step, book is not None)  # fmt: skip
+        if book is not None:
+            assert index is not None
+            assert label is not None
+            book.update(index, label, RowStats(numbers, prediction))
         return _WithGradientCompiled.apply(logits, value, dlogits, later) if differentiable else value
-    value, dlogits, stats = row_loss(
+    value, dlogits, _ = row_loss(
         logits,
         label,
         loss,
@@ -112,11 +112,9 @@ def fused_loss(
         weight=weight,
         grad_scale=now,
         reduction=reduction,
-        with_stats=on_stats is not None,
+        book=book,
         errors=errors,
     )
-    if on_stats is not None and stats is not None:
-        on_stats(stats)
     return _WithGradient.apply(logits, value, dlogits, later) if differentiable else value
 
 

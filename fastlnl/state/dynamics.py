@@ -12,10 +12,13 @@ from fastlnl.errors import ShapeError, StateError
 from fastlnl.ops.dynamics import HISTORY_STATISTICS, TRACKED, columns_of, enter, layout, operator  # noqa: F401
 from fastlnl.ops.history_weight import history_weight
 from fastlnl.ops.row_loss import RowStats
+from fastlnl.ops.row_loss.contract import BOOK_WORDS
 from fastlnl.state.fingerprint import check_fingerprint
 from fastlnl.state.label_memory import check_labels, label_fingerprint
 from fastlnl.state.recorded import raise_recorded
 from fastlnl.state.records import SampleRecords
+
+HERE = object()  # addresses are good in this process; what comes out of a pickle or a deepcopy is another object
 
 
 class EpochSummary(NamedTuple):
@@ -101,6 +104,8 @@ class SampleDynamics(SampleRecords):
             rows = history + (history_statistic is not None)
             ring = torch.full((rows, num_samples), torch.nan, dtype=history_dtype, device=device)
         self.register_buffer("history", ring)
+        self._native: tuple[Any, ...] = ()  # what the block says
+        self._block = torch.zeros(BOOK_WORDS, dtype=torch.int64, device="cpu")
 
     def update(self, index: Tensor, label: Tensor, stats: RowStats, second_prediction: Tensor | None = None) -> None:
         """Enter a batch; one kernel call.
@@ -125,6 +130,22 @@ class SampleDynamics(SampleRecords):
             state["records"], state["counters"], index, label, stats, self.num_classes, self._columns,
             self.ema_momentum, second_prediction, ring,
         )  # fmt: skip
+
+    def native(self) -> int:
+        """Address by which a row pass on the CPU enters its rows itself, see `Book`; 0 if the records are elsewhere."""
+        state: dict[str, Any] = self._buffers
+        records, counters = state["records"], state["counters"]
+        ring = None if self.history_statistic is None else state["history"]
+        history = 0 if ring is None else ring.data_ptr()
+        now = HERE, records.data_ptr(), counters.data_ptr(), history, self.ema_momentum
+        if now != self._native:
+            if records.device != self._block.device:
+                return 0
+            from fastlnl.ops.dynamics.numba_kernel import write_block
+
+            write_block(self._block, records, counters, self.num_classes, self._columns, self.ema_momentum, ring)
+            self._native = now
+        return self._block.data_ptr()
 
     def end_epoch(self) -> EpochSummary:
         """What the epoch did; then the next one begins. Reads from the device once.

@@ -1,12 +1,18 @@
 """Criteria that keep sample dynamics: one pass over the logits for loss, gradient, label memory and bookkeeping."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
 import fastlnl
 from fastlnl import losses
-from fastlnl.ops.row_loss import new_error_word
+from fastlnl.backend import use_backend
+from fastlnl.ops.dynamics import layout
+from fastlnl.ops.row_loss import catalogue, new_error_word, row_loss
+from fastlnl.ops.row_loss.numba_kernel import ROW_WORK, SERIAL_BELOW
 from fastlnl.ops.row_stats import row_stats
 from fastlnl.state import SampleDynamics
 
@@ -59,6 +65,104 @@ def test_dynamics_are_those_of_row_stats_and_the_loss_stays(name):
         assert tracked.dynamics.summary == expected.end_epoch()
     assert torch.equal(tracked.dynamics.records, expected.records)
     assert torch.equal(tracked.dynamics.history.view(torch.int16), expected.history.view(torch.int16))
+
+
+def strange(batch, case):
+    """Logits, labels, ids that the pass has to treat alike whether it enters them itself or writes them down first."""
+    z, label, index = 3 * torch.randn(batch, C), torch.randint(C, (batch,)), torch.randperm(2 * batch)[:batch]
+    if case == "repeated":
+        index[batch // 2 :] = index[: batch - batch // 2].flip(0)
+    if case == "padding":
+        index[::3] = -1
+    if case == "refused":
+        index[1], index[5], label[3] = 2 * batch + 7, -2, C
+    if case == "not finite":
+        z[::4, 1] = torch.inf
+        z[1::4, 0] = torch.nan
+    return z, label, index
+
+
+@pytest.mark.parametrize("name", ["CrossEntropy", "ALR"])
+@pytest.mark.parametrize("case", ["distinct", "repeated", "padding", "refused", "not finite"])
+@pytest.mark.parametrize("batch", [1, 8, 61, 6001])
+def test_a_pass_that_enters_its_rows_itself(name, case, batch, poison):
+    """Bit for bit what `update` makes of `row_stats`; 6,001 rows of 4 go to several threads."""
+    torch.set_num_threads(3)
+    batch = max(batch, 8) if case == "refused" else batch
+    assert name == "ALR" or 6001 * (C + ROW_WORK) > SERIAL_BELOW
+    options = {"track": ("entropy", "confidence"), "history": 2, "history_dtype": torch.float32}
+    dynamics, expected = SampleDynamics(2 * batch, C, **options), SampleDynamics(2 * batch, C, **options)
+    more = {"num_samples": 2 * batch, "num_classes": C} if name == "ALR" else {}
+    criterion = getattr(losses, name)(dynamics=dynamics, **more)
+    for _ in range(3):
+        z, label, index = strange(batch, case)
+        criterion(z, label, index)
+        expected.update(index, label, row_stats(z, label, errors=new_error_word()))
+    assert torch.equal(dynamics.records, expected.records)
+    assert torch.equal(dynamics.counters, expected.counters)
+    assert torch.equal(dynamics.history.view(torch.int32), expected.history.view(torch.int32))
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_statistics_are_written_and_entered_where_both_are_asked_for(backend):
+    z, label, index = next(batches())
+    entered, expected = SampleDynamics(N, C), SampleDynamics(N, C)
+    with use_backend(backend):
+        for with_stats in (True, False):
+            stats = row_loss(
+                z,
+                label,
+                catalogue.gce,
+                (0.7,),
+                index=index,
+                book=entered,
+                with_stats=with_stats,
+                errors=new_error_word(),
+            ).stats
+            expected.update(index, label, row_stats(z, label, errors=new_error_word()))
+            assert torch.equal(entered.records, expected.records)
+            if with_stats:
+                assert torch.equal(stats.nll, row_stats(z, label, errors=new_error_word()).nll)
+
+
+@pytest.mark.parametrize("case", ["distinct", "repeated"])
+def test_one_native_call_does_it(case, monkeypatch):
+    monkeypatch.setattr(SampleDynamics, "update", lambda *args: pytest.fail("the pass left it to update()"))
+    criterion = losses.CrossEntropy(dynamics=SampleDynamics(122, C))
+    criterion(*strange(61, case))
+    assert criterion.dynamics.counters[layout.ROWS] == 61
+
+
+def test_a_book_needs_ids_and_labels():
+    z, label, index = next(batches())
+    dynamics, errors = SampleDynamics(N, C), new_error_word()
+    with pytest.raises(fastlnl.ShapeError, match="the book needs the sample ids"):
+        row_loss(z, label, catalogue.cross_entropy, book=dynamics, errors=errors)
+    with pytest.raises(fastlnl.ShapeError, match="needs labels"):
+        row_loss(z, None, catalogue.soft_cross_entropy, index=index, target=z, book=dynamics, errors=errors)
+
+
+def test_addresses_follow_the_records():
+    """A copy, a load, another momentum or moved memory: the pass never writes where the records were."""
+    z, label, index = next(batches())
+    first = losses.CrossEntropy(dynamics=SampleDynamics(N, C, history=1))
+    first(z, label, index)
+    before = first.dynamics.records.clone()
+    copies = [
+        copy.deepcopy(first),
+        losses.CrossEntropy(dynamics=pickle.loads(pickle.dumps(first.dynamics))),
+        losses.CrossEntropy(dynamics=SampleDynamics(N, C, history=1)),
+    ]
+    copies[2].load_state_dict(first.state_dict())
+    copies[0].dynamics.records.share_memory_()
+    expected = copy.deepcopy(first.dynamics)
+    for other in (expected, *(c.dynamics for c in copies)):
+        other.ema_momentum = 0.5
+    expected.update(index, label, row_stats(z, label, errors=new_error_word()))
+    for criterion in copies:
+        criterion(z, label, index)
+        assert torch.equal(criterion.dynamics.records, expected.records)
+        assert torch.equal(first.dynamics.records, before)
 
 
 def test_soft_targets_and_weights_that_learn():

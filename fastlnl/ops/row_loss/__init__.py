@@ -8,7 +8,7 @@ from torch import Tensor
 from fastlnl import backend
 from fastlnl.errors import DefinitionError, ShapeError
 from fastlnl.ops.doors import check_device, check_logits, describe, floats, integers
-from fastlnl.ops.row_loss.contract import RowLossInput, RowLossOutput, RowStats, TableTarget
+from fastlnl.ops.row_loss.contract import Book, RowLossInput, RowLossOutput, RowStats, TableTarget
 from fastlnl.ops.row_loss.definition import COEFFICIENTS, LOSSES, STATISTICS, LossDefinition, define_loss
 from fastlnl.ops.row_loss.storage import Storage
 
@@ -16,6 +16,7 @@ __all__ = [
     "COEFFICIENTS",
     "LOSSES",
     "STATISTICS",
+    "Book",
     "LossDefinition",
     "RowLossInput",
     "RowLossOutput",
@@ -48,6 +49,7 @@ def row_loss(
     grad_scale: float = 1.0,
     reduction: str = "none",
     with_stats: bool = False,
+    book: Book | None = None,
     errors: Tensor,
 ) -> RowLossOutput:
     """One pass over the logits gives the loss of every row, its gradient and, when asked, the row's statistics.
@@ -70,6 +72,7 @@ def row_loss(
         grad_scale: factor of dlogits, 1/B for the gradient of a mean.
         reduction: "none" gives loss (B,), "sum" and "mean" (over B; of an empty batch 0) give loss ().
         with_stats: also return `RowStats`; needs `label`.
+        book: enter the statistics of the batch there; needs `label` and `index`.
         errors: (4,) int64 from `new_error_word`. The first label outside [0, C) or id outside [0, N) is recorded
             there and stays (of several in one batch on a GPU, the one whose program comes first); such a row has loss
             0 and gradient 0 and touches no table.
@@ -82,7 +85,7 @@ def row_loss(
         ShapeError: shapes, types or devices do not fit; says what came and what was expected.
         DefinitionError: the loss has more or fewer parameters.
 
-    Deterministic. Updates: memory.table, memory.step, errors.
+    Deterministic. Updates: memory.table, memory.step, book, errors.
     """
     batch, classes = check_logits(logits)
     if reduction not in REDUCTIONS:
@@ -94,10 +97,12 @@ def row_loss(
         )
     if label is not None:
         label = integers("label", label, batch, logits)
-    elif loss.needs_label or with_stats or (memory is not None and memory.one_hot):
+    elif loss.needs_label or with_stats or book is not None or (memory is not None and memory.one_hot):
         raise ShapeError(f"label is None, but loss '{loss.name}' (or its statistics or memory) needs labels (B,)")
     if index is not None:
         index = integers("index", index, batch, logits)
+    elif book is not None:
+        raise ShapeError("index is None; the book needs the sample ids (B,) of the batch")
     if weight is not None:
         weight = floats("weight", weight, (batch,), logits)
     if memory is not None:
@@ -117,10 +122,15 @@ def row_loss(
         weight,
         grad_scale,
         reduction,
-        with_stats,
+        with_stats or book is not None,
         errors,
+        None if with_stats else book,
     )
     result: RowLossOutput = backend.implementation("row_loss", logits)(call)
+    if book is not None and result.stats is not None:
+        assert index is not None
+        assert label is not None
+        book.update(index, label, result.stats)
     if memory is not None and memory.step is not None:
         memory.step.add_(1)
     return result

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ class RowLossInput:
     reduction: str
     with_stats: bool
     errors: Tensor  # (4,) int64; updated
+    book: "Book | None"  # a backend that has entered the batch there gives no statistics back
 
 
 NUMBERS = ("nll", "p_label", "confidence", "margin", "entropy")  # the rows of `RowStats.numbers`
@@ -96,6 +97,19 @@ class RowStats:
     def __iter__(self) -> Iterator[Tensor]:
         """The vectors in the order of `of`."""
         return iter((self.nll, self.p_label, self.confidence, self.prediction, self.margin, self.entropy))
+
+
+class Book(Protocol):
+    """What keeps the statistics of a batch, sample by sample: `state.SampleDynamics`."""
+
+    def update(self, index: Tensor, label: Tensor, stats: RowStats) -> None:
+        """Enter a batch."""
+
+    def native(self) -> int:
+        """Address of `BOOK_WORDS` int64 by which a pass on the CPU enters its rows itself (`numba_pass`); 0 if none."""
+
+
+BOOK_WORDS = 32
 
 
 class RowLossOutput(NamedTuple):

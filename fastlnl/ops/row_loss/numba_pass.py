@@ -1,4 +1,14 @@
-"""The kernels of row_loss on the CPU; every argument is a number, tensors come as the addresses of their memory."""
+"""The kernels of row_loss on the CPU; every argument is a number, tensors come as the addresses of their memory.
+
+A book (`contract.Book`) takes the statistics as they come. Its block is int64 words: the address of a C function, words
+that the pass fills in, and from `OWN` on the book's own. The function is called with the address of a copy of the
+block that belongs to one thread, and
+
+    first, last:  enter the rows first..last-1; no two of the batch have one id, other threads may be in other rows
+    DONE, 0:      this thread has no more rows
+    CHECK, 0:     before the rows go to several threads: report the first one of the batch that has to be refused
+    ALL, 0:       enter the whole batch, where ids may repeat
+"""
 
 import math
 
@@ -20,67 +30,51 @@ from fastlnl.cpu.rows import (
     write_gradient_with_entropy,
     write_gradient_with_target,
 )
-from fastlnl.ops.row_loss.contract import PADDING
+from fastlnl.ops.row_loss.contract import BOOK_WORDS, NUMBERS
 from fastlnl.ops.row_loss.numba_coefficients import ENTROPY_TERM, P_LABEL
-from fastlnl.ops.row_loss.numba_storage import FLOAT32, open_row, record_bytes, write_row
+from fastlnl.ops.row_loss.numba_storage import (
+    DEFERRED,
+    FLOAT32,
+    FRESH,
+    INVALID,
+    NO_TARGET,
+    READ_ONLY,
+    ROLE,
+    TABLE,
+    open_row,
+    prepare,
+    record_bytes,
+    write_row,
+)
 
-NO_TARGET, DENSE, TABLE = 0, 1, 2
-STORE, READ_ONLY, DEFERRED, INVALID = 0, 1, 2, 3  # roles of a batch position
-ROLE, FRESH = 3, 4  # bits: the role; its memory row was never written before
 AHEAD_BYTES = 2048  # rows of the label memory lie anywhere: the start of each is asked for some rows before
+FUNCTION, BATCH, INDEX, LABEL, STATISTICS, STRIDE, PREDICTION, BASE, OWN = range(9)  # row b is column b - BASE
+DONE, CHECK, ALL = -1, -2, -3
 
 
-@njit("int64(int64,int64,int64,int64,int64,int64,int64,boolean,boolean,int64,int64)", cache=True, nogil=True)
-def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defer, role_, slots):
-    """Give each position its role, in batch order; report the first label or id that is out of range.
+@njit
+def open_block(source, block_, batch, index, label, numbers, stride, prediction):
+    """A thread's copy of a book's block."""
+    source, block = as_int64(source), as_int64(block_)
+    for i in range(BOOK_WORDS):
+        block[i] = source[i]
+    block[BATCH], block[INDEX], block[LABEL] = batch, index, label
+    block[STATISTICS], block[STRIDE], block[PREDICTION], block[BASE] = numbers, stride, prediction, 0
 
-    Of several occurrences of an id the last one stores its row. With `defer` it has to wait until all
-    others have read; returns how many wait.
-    """
-    role, label, index, errors = as_int8(role_), as_int64(label_), as_int64(index_), as_int64(errors_)
-    deferred = 0
-    for b in range(batch):
-        role[b] = STORE
-        if table_ != 0 and index[b] == PADDING:
-            role[b] = INVALID
-            continue
-        if label_ != 0 and not 0 <= label[b] < classes:
-            role[b] = INVALID
-            if errors[0] == 0:
-                errors[0], errors[1], errors[2], errors[3] = 1, b, index[b] if index_ != 0 else b, label[b]
-        if table_ != 0 and not 0 <= index[b] < rows:
-            role[b] = INVALID
-            if errors[0] == 0:
-                errors[0], errors[1], errors[2], errors[3] = 2, b, index[b], index[b]
-    if table_ == 0:
-        return deferred
-    seen = np.full(slots, -1, np.int32)  # open addressing, at most half full
-    for b in range(batch - 1, -1, -1):
-        if role[b] == INVALID:
-            continue
-        slot = (index[b] * 0x9E3779B1) & (slots - 1)
-        while seen[slot] >= 0 and index[seen[slot]] != index[b]:
-            slot = (slot + 1) & (slots - 1)
-        if seen[slot] < 0:
-            seen[slot] = b
-        else:
-            role[b] = READ_ONLY
-            if defer and role[seen[slot]] & ROLE != DEFERRED:
-                role[seen[slot]] |= DEFERRED
-                deferred += 1
-        if one_hot:
-            row = table_ + 4 * index[b] * classes
-            head = as_float32(row)
-            if head[0] < 0:
-                role[b] |= FRESH
-                fill(row, classes, 0.0)
-                head[label[b]] = 1.0
-    return deferred
+
+@njit("void(int64,int64,int64,int64,int64,int64,int64)", cache=True, nogil=True)
+def tell_book(book, task, batch, index, label, numbers, prediction):
+    """CHECK a batch, or enter it with ALL that (5, B) numbers and (B,) predictions say."""
+    block = np.empty(BOOK_WORDS, np.int64)
+    block_ = block.ctypes.data
+    open_block(book, block_, batch, index, label, numbers, batch, prediction)
+    call(block[FUNCTION], block_, task, 0)
+    keep_alive(block)
 
 
 @njit(
     "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,float64,float64,int64,int64,int64,int64,"
-    "float64,int64,int64,int64,int64,int64,int64,boolean,int64,int64,boolean)",
+    "float64,int64,int64,int64,int64,int64,int64,boolean,int64,int64,int64,boolean)",
     cache=True,
     nogil=True,
     error_model="numpy",
@@ -88,16 +82,17 @@ def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defe
 def process_rows(
     cursor, chunk, batch, classes, logits, logits_stride, label_, index_, role_, kind, target_, use, keep,
     weight_, coefficients, parameters, needs, grad_scale, loss_, dlogits, stats_, prediction_, storage, places,
-    one_hot, seed, step_, deferred,
+    one_hot, seed, step_, book_, deferred,
 ):  # fmt: skip
     """Rows of the batch, `chunk` at a time, until the cursor is past the end; statistics only without dlogits.
 
     A few rows at a time go through three phases: sums over the columns, coefficients, gradient. The phases of one row
     wait for each other; those of neighbours do not, and the processor overlaps them. Rows of a label memory that is
-    not float32 are decoded in the first phase and written back in the last.
+    not float32 are decoded in the first phase and written back in the last. A book takes the statistics of a group
+    behind its second phase.
     """
     label, index, role = as_int64(label_), as_int64(index_), as_int8(role_)
-    weight, loss, stats, prediction = as_float32(weight_), as_float32(loss_), as_float32(stats_), as_int64(prediction_)
+    weight, loss = as_float32(weight_), as_float32(loss_)
     group, width = max(1, min(8, 2048 // classes)), classes + 16
     spare = 0 if storage == FLOAT32 else group * width + 2 * (places + 17)
     exps, numbers = np.empty(group * width + spare, np.float32), np.zeros((2 * group + 1) * 8, np.float64)
@@ -107,6 +102,15 @@ def process_rows(
     out_, statistics_ = sums_ + 64 * group, sums_ + 128 * group
     statistics = as_float64(statistics_)
     statistics[7] = classes
+    asked, stored = stats_ != 0 or book_ != 0, stats_ != 0  # statistics that nobody keeps stay with their group
+    own, columns = np.empty(len(NUMBERS) * group, np.float32), np.empty(group, np.int64)
+    block = np.empty(BOOK_WORDS, np.int64)
+    stride, base = batch if stored else group, 0  # row b is column b - base
+    stats = as_float32(stats_ if stored else own.ctypes.data)
+    prediction = as_int64(prediction_ if stored else columns.ctypes.data)
+    if book_ != 0:
+        open_block(book_, block.ctypes.data, batch, index_, label_, stats_ if stored else own.ctypes.data, stride,
+                   prediction_ if stored else columns.ctypes.data)  # fmt: skip
     while True:
         begin = take(cursor, chunk)
         if begin >= batch:
@@ -114,6 +118,8 @@ def process_rows(
         end = min(begin + chunk, batch)
         for first in range(begin, end, group):
             last = min(first + group, end)
+            if not stored:
+                base = first
             for b in range(first, last):
                 if kind == TABLE and b + group < batch and role[b + group] != INVALID:
                     ahead = target_ + size * index[b + group]
@@ -146,10 +152,10 @@ def process_rows(
                 if (task == DEFERRED) != deferred:
                     continue
                 if task == INVALID:
-                    if stats_ != 0:
-                        for i in range(5):
-                            stats[i * batch + b] = 0.0
-                        prediction[b] = 0
+                    if asked:
+                        for i in range(len(NUMBERS)):
+                            stats[i * stride + b - base] = 0.0
+                        prediction[b - base] = 0
                     continue
                 z, y = logits + 4 * b * logits_stride, label[b] if label_ != 0 else -1
                 sums, out = as_float64(sums_ + 64 * (b - first)), as_float64(out_ + 64 * (b - first))
@@ -158,13 +164,13 @@ def process_rows(
                 entropy = log_sum - s_ex * scale
                 nll = log_sum - (max(np.float64(as_float32(z)[y]) - top, -1e30) if y >= 0 else 0.0)
                 finite = math.isfinite(s_e + s_x)
-                if stats_ != 0:
-                    z_y = np.float64(as_float32(z)[y])
+                if asked:
+                    i, z_y = b - base, np.float64(as_float32(z)[y])
                     others = top if z_y < top else largest_except(z, classes, y)
-                    stats[b], stats[batch + b] = nll, scale * as_float32(exps_ + 4 * width * (b - first))[y]
-                    stats[2 * batch + b], stats[4 * batch + b] = scale, entropy
-                    stats[3 * batch + b] = z_y - others if classes > 1 else 0.0
-                    prediction[b] = y if others < top else first_column(z, classes, np.float32(top))
+                    prediction[i] = y if others < top else first_column(z, classes, np.float32(top))
+                    stats[i], stats[stride + i] = nll, scale * as_float32(exps_ + 4 * width * (b - first))[y]
+                    stats[2 * stride + i], stats[4 * stride + i] = scale, entropy
+                    stats[3 * stride + i] = z_y - others if classes > 1 else 0.0
                 if dlogits == 0:
                     continue
                 statistics[0], statistics[2], statistics[6] = nll, entropy, s_x - classes * log_sum
@@ -184,6 +190,9 @@ def process_rows(
                 for i in range(1, 7):
                     out[i] *= w
                 sums[1], sums[2] = scale, -s_ex * scale  # the second is H - log sum e, without the cancellation
+            if book_ != 0:
+                block[BASE] = base
+                call(block[FUNCTION], block.ctypes.data, first, last)
             for b in range(first, last):
                 task = role[b] & ROLE
                 if dlogits == 0 or (task == DEFERRED) != deferred:
@@ -226,8 +235,13 @@ def process_rows(
                         write_row(storage, record, classes, places, target, lists_, seed, as_int64(step_)[0], index[b])
                 elif kind == TABLE and role[b] & FRESH and not finite:
                     fill(target, classes, -1.0)
+    if book_ != 0:
+        call(block[FUNCTION], block.ctypes.data, DONE, 0)
     keep_alive(exps)
     keep_alive(numbers)
+    keep_alive(own)
+    keep_alive(columns)
+    keep_alive(block)
 
 
 @njit("void(int64,int64,float64,int64)", cache=True, nogil=True)
@@ -241,26 +255,40 @@ def reduce_rows(loss_, batch, divisor, result):
 
 @njit(
     "void(int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,boolean,float64,float64,int64,int64,int64,"
-    "int64,float64,int64,int64,int64,int64,int64,int64,int64,int64,int64,float64,int64)",
+    "int64,float64,int64,int64,int64,int64,int64,int64,int64,int64,int64,int64,float64,int64)",
     cache=True,
     nogil=True,
 )
 def whole_pass(
     batch, classes, logits, logits_stride, label, index, kind, target, num_samples, errors, one_hot, use, keep, weight,
-    coefficients, parameters, needs, grad_scale, loss, dlogits, stats, prediction, storage, places, seed, step, slots,
-    divisor, result,
+    coefficients, parameters, needs, grad_scale, loss, dlogits, stats, prediction, storage, places, seed, step, book,
+    slots, divisor, result,
 ):  # fmt: skip
     """All of it in one call and one thread: a small batch costs more to call for than to compute."""
-    role, cursor = np.empty(batch, np.int8), np.zeros(1, np.int64)
-    role_, table = role.ctypes.data, target if kind == TABLE else 0
-    start = one_hot and storage == FLOAT32  # of the other formats the pass takes care
-    prepare(batch, classes, label, index, table, num_samples, errors, start, False, role_, slots)
+    role, cursor, table = np.empty(batch, np.int8), np.zeros(1, np.int64), target if kind == TABLE else 0
+    role_, start = role.ctypes.data, one_hot and storage == FLOAT32  # of the other formats the pass takes care
+    _, unfit = prepare(
+        batch, classes, label, index, table, num_samples, errors, start, False, book != 0, role_, slots
+    )  # fmt: skip
+    late = book != 0 and unfit > 0  # the book takes the batch as a whole
+    numbers = np.empty(len(NUMBERS) * batch if late and stats == 0 else 0, np.float32)
+    columns = np.empty(batch if late and stats == 0 else 0, np.int64)
+    if late and stats == 0:
+        stats, prediction = numbers.ctypes.data, columns.ctypes.data
+    losses = np.empty(batch if loss == 0 and result != 0 else 0, np.float32)  # of which only the sum is asked for
+    if loss == 0 and result != 0:
+        loss = losses.ctypes.data
     process_rows(
         cursor.ctypes.data, batch, batch, classes, logits, logits_stride, label, index, role_, kind, target, use, keep,
         weight, coefficients, parameters, needs, grad_scale, loss, dlogits, stats, prediction, storage, places, one_hot,
-        seed, step, False,
+        seed, step, 0 if late else book, False,
     )  # fmt: skip
-    keep_alive(role)
-    keep_alive(cursor)
+    if late:
+        tell_book(book, ALL, batch, index, label, stats, prediction)
     if result != 0:
         reduce_rows(loss, batch, divisor, result)
+    keep_alive(role)
+    keep_alive(cursor)
+    keep_alive(numbers)
+    keep_alive(columns)
+    keep_alive(losses)

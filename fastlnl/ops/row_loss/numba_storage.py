@@ -1,4 +1,4 @@
-"""Rows of the label memory on the CPU: decoded to a row of float32 in the cache, written back in their format.
+"""Rows of the label memory on the CPU: who stores them; decoded to a row of float32 in the cache, and written back.
 
 See `storage` for the formats and the rounding. Records and rows are int64 addresses; a row has room for 16 more floats.
 """
@@ -6,7 +6,7 @@ See `storage` for the formats and the rounding. Records and rows are int64 addre
 import numpy as np
 from numba import njit
 
-from fastlnl.cpu.native import as_float32
+from fastlnl.cpu.native import as_float32, as_int8, as_int64
 from fastlnl.cpu.rows import CHUNK, fill
 from fastlnl.cpu.simd import WIDTH, load, load_first, only_first, splat, store, total
 from fastlnl.cpu.words import (
@@ -30,14 +30,74 @@ from fastlnl.cpu.words import (
     store16_first,
     where_below,
 )
+from fastlnl.ops.row_loss.contract import PADDING
 from fastlnl.ops.row_loss.storage import DTYPES, LEVELS, STREAM
 from fastlnl.philox import KEY_STEPS, MASK, MULTIPLIERS, ROUNDS
 
+NO_TARGET, DENSE, TABLE = 0, 1, 2
+STORE, READ_ONLY, DEFERRED, INVALID = 0, 1, 2, 3  # roles of a batch position
+ROLE, FRESH = 3, 4  # bits: the role; its memory row was never written before
 FLOAT32, BFLOAT16, FLOAT16, UINT8, TOPK = range(5)
 CODES = dict(zip(DTYPES, range(5), strict=True))
 _f = np.float32
 _ONE, _MINUS_ONE, _HALF = _f(1.0), _f(-1.0), _f(0.5)
 _TO_UNIT, _FROM_UNIT, _TO_FIXED, _LEVEL = _f(2.0**24), _f(2.0**-24), _f(2.0**37), _f(1.0 / LEVELS)
+
+
+@njit(
+    "UniTuple(int64,2)(int64,int64,int64,int64,int64,int64,int64,boolean,boolean,boolean,int64,int64)",
+    cache=True,
+    nogil=True,
+)
+def prepare(batch, classes, label_, index_, table_, rows, errors_, one_hot, defer, count, role_, slots):
+    """Give each position its role, in batch order; report the first label or id that is out of range.
+
+    Of several occurrences of an id the last one stores its row. With `defer` it has to wait until all
+    others have read; returns how many wait, and how many rows are out of range or share their id with a later one
+    (without a table only if asked to `count`).
+    """
+    role, label, index, errors = as_int8(role_), as_int64(label_), as_int64(index_), as_int64(errors_)
+    deferred, unfit = 0, 0
+    for b in range(batch):
+        role[b] = STORE
+        if table_ != 0 and index[b] == PADDING:
+            role[b] = INVALID
+            continue
+        if label_ != 0 and not 0 <= label[b] < classes:
+            role[b], unfit = INVALID, unfit + 1
+            if errors[0] == 0:
+                errors[0], errors[1], errors[2], errors[3] = 1, b, index[b] if index_ != 0 else b, label[b]
+        if table_ != 0 and not 0 <= index[b] < rows:
+            role[b], unfit = INVALID, unfit + 1
+            if errors[0] == 0:
+                errors[0], errors[1], errors[2], errors[3] = 2, b, index[b], index[b]
+    if table_ == 0 and not count:
+        return deferred, unfit
+    seen = np.full(slots, -1, np.int32)  # open addressing, at most half full
+    for b in range(batch - 1, -1, -1):
+        if role[b] == INVALID or index[b] == PADDING:
+            continue
+        slot = (index[b] * 0x9E3779B1) & (slots - 1)
+        while seen[slot] >= 0 and index[seen[slot]] != index[b]:
+            slot = (slot + 1) & (slots - 1)
+        if seen[slot] < 0:
+            seen[slot] = b
+        else:
+            unfit += 1
+            if table_ == 0:
+                continue
+            role[b] = READ_ONLY
+            if defer and role[seen[slot]] & ROLE != DEFERRED:
+                role[seen[slot]] |= DEFERRED
+                deferred += 1
+        if one_hot:
+            row = table_ + 4 * index[b] * classes
+            head = as_float32(row)
+            if head[0] < 0:
+                role[b] |= FRESH
+                fill(row, classes, 0.0)
+                head[label[b]] = 1.0
+    return deferred, unfit
 
 
 @njit

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from fastlnl.ops.row_loss import RowStats
 from fastlnl.ops.row_loss.numba_kernel import new_stats, pass_over
-from fastlnl.ops.row_loss.numba_pass import NO_TARGET
+from fastlnl.ops.row_loss.numba_storage import NO_TARGET
 
 
 def row_stats(logits: Tensor, label: Tensor, errors: Tensor) -> RowStats:
