@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from fastlnl.cli import RECIPES
+from fastlnl.cli import RECIPES, SHORT_RUN
 from fastlnl.data import load_dataset
 from fastlnl.methods import METHODS
 from fastlnl.methods.base import Method
@@ -17,10 +17,9 @@ COMPARED = ("ce", "alr")
 def train(method: str, seed: int, epochs: int | None = None, device: str = "cpu") -> Result:
     """One run, as `fastlnl train --method <method> --dataset digits --noise symmetric/exclusive:0.4` does it."""
     settings = RECIPES[DATASET]._asdict()
-    momentum = settings.pop("momentum")
     settings["epochs"] = epochs or settings["epochs"]
     chosen: type[Method] = METHODS[method]
-    options = {"momentum": momentum} if "momentum" in chosen.defaults else {}
+    options = SHORT_RUN.get(method, {})
     return Trainer(
         chosen(**options),
         load_dataset(DATASET),
