@@ -69,7 +69,22 @@ struct Shared {
     FASTLNL_SEES(ATOMIC, memory + i, sizeof(T));
     atomicOr(memory + i, bits);
   }
+  FASTLNL_DEVICE void add(int i, T value) const {
+    FASTLNL_SEES(ATOMIC, memory + i, sizeof(T));
+    atomicAdd(memory + i, value);
+  }
+  // What was there before; `value` is now, if that was `expected`.
+  FASTLNL_DEVICE T replace(int i, T expected, T value) const {
+    FASTLNL_SEES(ATOMIC, memory + i, sizeof(T));
+    return atomicCAS(memory + i, expected, value);
+  }
 };
+
+// Integer sums in global memory: whoever comes first, the result is the same.
+FASTLNL_DEVICE void add(int64_t* address, int64_t value) {
+  FASTLNL_SEES(ATOMIC, address, sizeof(int64_t));
+  atomicAdd(reinterpret_cast<unsigned long long*>(address), static_cast<unsigned long long>(value));
+}
 
 // BYTES that are read and written by one instruction.
 template <int BYTES>
@@ -136,6 +151,23 @@ FASTLNL_DEVICE void store_slot(U* row, Columns columns, int width, const U (&v)[
   }
 }
 
+constexpr int64_t DECLARED_BYTES = 8 * 1024, UNASKED_BYTES = 48 * 1024;  // what a kernel declares itself is less
+
+inline int device_has(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&value, attribute, device);
+  return value;
+}
+
+// May each block of the kernel have so much dynamic shared memory here?
+template <class Kernel>
+bool may_share(Kernel kernel, int64_t bytes) {
+  if (bytes + DECLARED_BYTES <= UNASKED_BYTES) return true;
+  return bytes + DECLARED_BYTES <= device_has(cudaDevAttrMaxSharedMemoryPerBlockOptin) &&
+         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)) == cudaSuccess;
+}
+
 // ---- number formats: how memory holds them (Bits) and their value
 
 struct Float {
@@ -180,7 +212,8 @@ struct Smaller {
   FASTLNL_DEVICE T operator()(T x, T y) const { return x < y ? x : y; }
 };
 struct Plus {
-  FASTLNL_DEVICE float operator()(float x, float y) const { return x + y; }
+  template <class T>
+  FASTLNL_DEVICE T operator()(T x, T y) const { return x + y; }
 };
 
 template <int LANES, class T, int N, class Operation>

@@ -57,14 +57,6 @@ rows_kernel(const RowArgs args, int rounds, bool keeps) {
   }
 }
 
-// Bytes of dynamic shared memory a block may ask for on this device.
-inline int most_shared_memory() {
-  int device = 0, bytes = 0;
-  cudaGetDevice(&device);
-  cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  return bytes;
-}
-
 template <class Format, int SOURCE, int TILE>
 int launch_tile(const RowArgs& args, const Geometry& geometry, void* stream) {
   constexpr Tile tile = TILES[TILE];
@@ -77,11 +69,8 @@ template <class Format, int SOURCE>
 int launch_wide(const RowArgs& args, const Geometry& geometry, void* stream) {
   const auto kernel = rows_kernel<Format, SOURCE, 0, 0>;
   constexpr int SIZE = sizeof(typename Format::Bits);
-  constexpr int STATIC = 8 * 1024, UNASKED = 48 * 1024;  // what the kernel declares itself is less
   const int64_t bytes = slot_count(args.classes, SLOT_BYTES / SIZE - 1, SIZE) * SLOT_BYTES;
-  bool keeps = bytes + STATIC <= UNASKED;
-  if (!keeps && bytes + STATIC <= most_shared_memory())
-    keeps = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)) == cudaSuccess;
+  const bool keeps = may_share(kernel, bytes);
   FASTLNL_LAUNCH(kernel, geometry.blocks, geometry.threads, keeps ? int(bytes) : 0, stream, args, 1, keeps);
   return int(cudaGetLastError());
 }

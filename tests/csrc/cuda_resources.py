@@ -21,11 +21,16 @@ from pathlib import Path
 from fastlnl import extension
 
 TABLE = Path(__file__).with_suffix(".json")
-SOURCES = ("row_loss", "row_stats")
+SOURCES = (
+    "row_loss", "row_stats", "dynamics", "value_histogram", "histogram_zoom", "mixture_em", "mixture_posterior",
+    "select", "two_view_loss",
+)  # fmt: skip
 FORMATS = {"Float": "float32", "BFloat": "bfloat16", "Half": "float16"}
 TARGETS = ("statistics", "none", "dense", "table")
 COLUMNS = {"4": 16, "8": 64, "32": 256, "0": "wide"}  # by the lanes of a team; a warp has two tiles
-KERNEL = re.compile(r"rows_kernelINS_\d+([A-Za-z]+?)ELi(\d)ELi(\d+)ELi(\d+)E")
+ROWS = re.compile(r"(?:rows|two_view)_kernelINS_\d+([A-Za-z]+?)E(?:Li(\d)E)?Li(\d+)ELi(\d+)EE")
+OTHER = re.compile(r"7fastlnl\d+([a-z_]+)_kernel(?:IL[ib](\d)E)?")
+KINDS = {"mixture_em": ("gaussian", "beta moments", "beta likelihood"), "mixture_posterior": ("gaussian", "beta")}
 
 
 def compilers():
@@ -42,14 +47,15 @@ def compilers():
 
 
 def name_of(symbol):
-    """Such as "float32 table 1024" (columns at most); None for what is no kernel of the row pass."""
-    match = KERNEL.search(symbol)
+    """Such as "float32 table 1024" (columns at most) or "mixture_em gaussian"; None for what is no kernel."""
+    match = ROWS.search(symbol)
     if match is None:
-        return None
+        other = OTHER.search(symbol)
+        return other and " ".join([other[1], *([KINDS[other[1]][int(other[2])]] if other[2] else [])])
     kind, source, lanes, slots = match.groups()
     per_slot = 4 if kind == "Float" else 8
     columns = 1024 if lanes == "32" and int(slots) * per_slot == 32 else COLUMNS[lanes]
-    return f"{FORMATS[kind]} {TARGETS[int(source)]} {columns}"
+    return f"{FORMATS[kind]} {TARGETS[int(source)] if source else 'views'} {columns}"
 
 
 def cubin(source, architecture):

@@ -44,6 +44,15 @@ inline unsigned __ballot_sync(unsigned mask, bool condition) {
   return lanes;
 }
 
+inline int __ffs(int bits) { return bits == 0 ? 0 : 1 + std::countr_zero(unsigned(bits)); }
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline unsigned __reduce_add_sync(unsigned mask, unsigned value) {
+  const uint64_t* brought = emulator::exchange(mask, uint64_t(value), "__reduce_add_sync");
+  unsigned sum = 0;
+  for (int lane = 0; lane < 32; ++lane) sum += unsigned(brought[lane]);
+  return sum;
+}
+
 inline bool __any_sync(unsigned mask, bool condition) { return __ballot_sync(mask, condition) != 0; }
 
 template <class T>
@@ -83,6 +92,10 @@ T atomicOr(T* address, T value) {
 inline float __uint_as_float(uint32_t bits) { return std::bit_cast<float>(bits); }
 inline uint32_t __float_as_uint(float x) { return std::bit_cast<uint32_t>(x); }
 
+// Never one operation together with a neighbour. The compiler here has no fused multiply-add to make of them anyway.
+inline double __dmul_rn(double x, double y) { return x * y; }
+inline double __dadd_rn(double x, double y) { return x + y; }
+
 using __half = _Float16;
 inline __half __ushort_as_half(uint16_t bits) { return std::bit_cast<__half>(bits); }
 inline uint16_t __half_as_ushort(__half x) { return std::bit_cast<uint16_t>(x); }
@@ -92,12 +105,13 @@ inline __half __float2half_rn(float x) { return __half(x); }
 using cudaError_t = int;
 using cudaStream_t = void*;
 constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1;
-enum { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaFuncAttributeMaxDynamicSharedMemorySize };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin, cudaDevAttrMultiProcessorCount };
+enum { cudaFuncAttributeMaxDynamicSharedMemorySize };
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0; }
-inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) {
-  *value = emulator::state.shared_limit;
+inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : emulator::state.shared_limit;
   return cudaSuccess;
 }
 template <class Kernel>

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from structures import structure
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -23,49 +24,30 @@ GRANULE = None  # bytes the emulator watches as one; None: an element
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
 
-class RowArgs(ctypes.Structure):
-    """csrc/kernels.h"""
-
-    POINTERS = (
-        "logits", "label", "index", "target", "table", "step", "weight", "loss", "dlogits", "stats", "prediction",
-        "errors",
-    )  # fmt: skip
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_int64) for name in ("row_stride", "batch", "num_samples")),
-        *((name, ctypes.c_int32) for name in ("classes", "logits_type", "table_type", "loss_kind", "one_hot")),
-        ("seed", ctypes.c_uint32),
-        *((name, ctypes.c_float) for name in ("use", "keep", "grad_scale")),
-        ("parameters", ctypes.c_float * 4),
-    )
-
-
-def build(sources, name, *flags):
-    """A shared library of these sources; built once for each state of csrc and of the emulator."""
-    watched = sorted([*CSRC.glob("*"), *HERE.glob("*.h"), *HERE.glob("*.cpp"), *HERE.glob("*.cu")])
-    state = hashlib.sha256(b"".join(path.read_bytes() for path in watched))
+def build(sources, name, *flags, folder=None):
+    """A shared library of these sources; each is compiled once for each state of itself, the headers and the flags."""
+    headers = sorted([*CSRC.glob("*.cuh"), *CSRC.glob("*.h"), *HERE.glob("*.h")])
+    state = hashlib.sha256(b"".join(path.read_bytes() for path in headers))
     state.update(repr((FLAGS, flags, COMPILER, torch.__version__)).encode())
-    folder = Path(tempfile.gettempdir()) / f"fastlnl-emulator-{os.getuid()}-{state.hexdigest()[:16]}"
-    library = folder / f"lib{name}.so"
+    folder = folder or Path(tempfile.gettempdir()) / f"fastlnl-emulator-{os.getuid()}-{state.hexdigest()[:16]}"
+    folder.mkdir(exist_ok=True)
+
+    def compiled(source):
+        made = folder / f"{source.stem}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}.o"
+        if not made.exists():
+            scratch = made.with_suffix(f".{os.getpid()}")
+            run(COMPILER, *FLAGS, *flags, "-x", "c++", "-c", source, "-o", scratch)
+            os.replace(scratch, made)
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    library = folder / hashlib.sha256(repr(objects).encode()).hexdigest()[:16] / f"lib{name}.so"
     if not library.exists():
-        folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-
-            def compile_one(source):
-                run(COMPILER, *FLAGS, *flags, "-x", "c++", "-c", source, "-o", f"{scratch}/{source.stem}.o")
-
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                list(pool.map(compile_one, sources))
-            objects = [f"{scratch}/{source.stem}.o" for source in sources]
-            run(
-                COMPILER,
-                "-shared",
-                *objects,
-                *(f for f in flags if f[:2] in ("-L", "-l", "-W")),
-                "-o",
-                f"{scratch}/done",
-            )
-            os.replace(f"{scratch}/done", library)
+        library.parent.mkdir(exist_ok=True)
+        scratch = library.with_suffix(f".{os.getpid()}")
+        run(COMPILER, "-shared", *objects, *(f for f in flags if f[:2] in ("-L", "-l", "-W")), "-o", scratch)
+        os.replace(scratch, library)
     return library
 
 
@@ -77,7 +59,7 @@ def run(*command):
 @cache
 def library():
     """The launchers and the emulator, by ctypes."""
-    loaded = ctypes.CDLL(str(build([CSRC / "row_loss.cu", CSRC / "row_stats.cu", HERE / "emulator.cpp"], "kernels")))
+    loaded = ctypes.CDLL(str(build([*sorted(CSRC.glob("*.cu")), HERE / "emulator.cpp"], "kernels")))
     loaded.fastlnl_error_text.restype = ctypes.c_char_p
     return prepared(loaded)
 
@@ -102,22 +84,24 @@ def allow(emulator, tensor, allowed):
     return tensor.data_ptr()
 
 
-def launch(emulator, launcher, inputs, outputs, updated, numbers):
-    """Run one launcher on tensors by the names of RowArgs; raises EmulatorError."""
+def launch(launcher, arguments, inputs, outputs, updated, **numbers):
+    """Run one launcher with a structure of csrc/kernels.h, tensors and numbers by its names; raises EmulatorError."""
+    emulator = library()
     emulator.emulator_forget()
     pointers = {name: allow(emulator, x, READ) for name, x in inputs.items()}
     pointers |= {name: allow(emulator, x, WRITE) for name, x in outputs.items()}
     pointers |= {name: allow(emulator, x, READ | WRITE) for name, x in updated.items()}
-    logits, table = inputs["logits"], updated.get("table")
-    args = RowArgs(**pointers, **numbers, row_stride=logits.stride(0), batch=logits.shape[0], classes=logits.shape[1])
-    args.logits_type = TYPES[logits.dtype]
-    if table is not None:
-        args.num_samples, args.table_type = len(table), TYPES[table.dtype]
+    args = structure(arguments)(**pointers, **numbers)
     code = getattr(emulator, launcher)(ctypes.byref(args), None)
     if error := emulator.emulator_error():
         raise EmulatorError(error.decode())
     if code != 0:
         raise RuntimeError(emulator.fastlnl_error_text(code).decode())
+
+
+def rows_of(logits):
+    shape = {"row_stride": logits.stride(0), "batch": logits.shape[0], "classes": logits.shape[1]}
+    return shape | {"logits_type": TYPES[logits.dtype]}
 
 
 class Operators:
@@ -132,9 +116,75 @@ class Operators:
         outputs = {"loss": loss, "dlogits": dlogits, "stats": stats, "prediction": prediction}
         numbers = {"loss_kind": kind, "one_hot": one_hot, "seed": seed, "use": use, "keep": keep}
         numbers |= {"grad_scale": grad_scale, "parameters": (ctypes.c_float * 4)(*q)}
-        launch(library(), "fastlnl_row_loss", inputs, outputs, {"table": table, "errors": errors}, numbers)
+        if table is not None:
+            numbers |= {"num_samples": len(table), "table_type": TYPES[table.dtype]}
+        updated = {"table": table, "errors": errors}
+        launch("fastlnl_row_loss", "RowArgs", inputs, outputs, updated, **numbers, **rows_of(logits))
 
     @staticmethod
     def row_stats(logits, label, stats, prediction, errors):
-        outputs = {"stats": stats, "prediction": prediction}
-        launch(library(), "fastlnl_row_stats", {"logits": logits, "label": label}, outputs, {"errors": errors}, {})
+        inputs, outputs = {"logits": logits, "label": label}, {"stats": stats, "prediction": prediction}
+        launch("fastlnl_row_stats", "RowArgs", inputs, outputs, {"errors": errors}, **rows_of(logits))
+
+    @staticmethod
+    def dynamics(
+        records, counters, index, label, prediction, second, numbers, history, num_classes, mean_row, ema_row,
+        kept_row, log_odds, momentum,
+    ):  # fmt: skip
+        inputs = {"index": index, "label": label, "prediction": prediction, "second": second, "numbers": numbers}
+        launch(
+            "fastlnl_dynamics", "DynamicsArgs", inputs, {"history": history},
+            {"records": records, "counters": counters}, batch=len(index), num_samples=len(records),
+            num_classes=num_classes, mean_row=mean_row, ema_row=ema_row, kept_row=kept_row, log_odds=log_odds,
+            half=history is not None and history.dtype == torch.float16, momentum=momentum,
+        )  # fmt: skip
+
+    @staticmethod
+    def value_histogram(x, group, given, keys, counts, mean, limits, left_out):
+        launch(
+            "fastlnl_value_histogram", "HistogramArgs", {"x": x, "group": group, "given": given}, {"limits": limits},
+            {"keys": keys, "counts": counts, "mean": mean, "left_out": left_out}, n=len(x), groups=len(counts),
+            bins=counts.shape[1],
+        )  # fmt: skip
+
+    @staticmethod
+    def histogram_zoom(x, group, limits, at, bin_mean, bin_counts, cells, value, counts):
+        inputs = {"x": x, "group": group, "limits": limits, "at": at, "bin_mean": bin_mean, "bin_counts": bin_counts}
+        launch(
+            "fastlnl_histogram_zoom", "ZoomArgs", inputs, {"value": value, "counts": counts}, {"cells": cells},
+            n=len(x), groups=len(at), bins=bin_counts.shape[1],
+        )  # fmt: skip
+
+    @staticmethod
+    def mixture_em(
+        value, counts, offset, limits, start, draw, fitted, info, odds, cut, family, init, max_iter, clip, reg_covar,
+        tol,
+    ):  # fmt: skip
+        inputs = {"value": value, "counts": counts, "offset": offset, "limits": limits, "start": start, "draw": draw}
+        launch(
+            "fastlnl_mixture_em", "EMArgs", inputs, {"fitted": fitted, "info": info, "odds": odds, "cut": cut}, {},
+            points=len(value), groups=len(fitted), max_iter=max_iter, family=family, init=init, clip=clip,
+            reg_covar=reg_covar, tol=tol,
+        )  # fmt: skip
+
+    @staticmethod
+    def mixture_posterior(x, odds, group, posterior, beta, log_odds):
+        inputs = {"x": x, "odds": odds, "group": group}
+        launch(
+            "fastlnl_mixture_posterior", "PosteriorArgs", inputs, {"posterior": posterior}, {}, n=len(x),
+            groups=len(odds), beta=beta, log_odds=log_odds,
+        )  # fmt: skip
+
+    @staticmethod
+    def select(scores, quota, group, mask, cut, count, prefix, remaining, largest):
+        launch(
+            "fastlnl_select", "SelectArgs", {"scores": scores, "quota": quota, "group": group}, {"mask": mask},
+            {"cut": cut, "count": count, "prefix": prefix, "remaining": remaining}, n=len(scores), groups=len(quota),
+            largest=largest,
+        )  # fmt: skip
+
+    @staticmethod
+    def two_view_loss(*arguments):
+        import emulated_two_view
+
+        emulated_two_view.two_view_loss(*arguments)

@@ -49,7 +49,7 @@ def test_a_table_beyond_2_to_the_31_elements(unchecked, device, monkeypatch):
     def run(table, index):
         memory, loss = TableTarget(table, 0.9, 0.9, False), LOSSES["alr"]
         call = RowLossInput(
-            z, None, loss, loss.parameters(), None, memory, index, None, 1.0, "none", False, new_error_word()
+            z, None, loss, loss.parameters(), None, memory, index, None, 1.0, "none", False, new_error_word(), None
         )
         return row_loss(call).loss, table[index]
 

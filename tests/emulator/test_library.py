@@ -14,12 +14,19 @@ TORCH = Path(torch.__file__).parent
 STABLE = ("aoti_torch_", "torch_")  # what torch promises to keep
 ABI = next(flag for flag in TORCH_FLAGS if "TORCH_TARGET_VERSION" in flag)
 SCRIPT = """
+import importlib
 import sys
 import torch
 import emulated
 from fastlnl import backend, extension
-from fastlnl.ops.row_loss import LOSSES, TableTarget, new_error_word, row_loss
-from fastlnl.ops.row_loss.cuda_kernel import row_loss as by_operator
+from fastlnl.ops.dynamics import dynamics
+from fastlnl.ops.histogram_zoom import histogram_zoom
+from fastlnl.ops.mixture_em import EMInput, EMOptions, mixture_em
+from fastlnl.ops.mixture_posterior import mixture_posterior
+from fastlnl.ops.row_loss import LOSSES, RowStats, TableTarget, new_error_word, row_loss
+from fastlnl.ops.row_stats import row_stats
+from fastlnl.ops.select import select
+from fastlnl.ops.value_histogram import value_histogram
 
 torch.ops.load_library(sys.argv[1])
 library = emulated.library()
@@ -36,7 +43,9 @@ class Declared:
         return call
 
 by_ctypes, by_torch = emulated.Operators, Declared()
-backend.implementation = lambda primitive, like: by_operator
+backend.implementation = lambda primitive, like: getattr(
+    importlib.import_module(f"fastlnl.ops.{primitive}.cuda_kernel"), primitive
+)
 z, y, index = torch.randn(6, 33), torch.tensor([1, 2, 3, 4, 5, 1]), torch.tensor([0, 1, 2, 3, 4, 0])
 weight = torch.rand(6)
 for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -49,6 +58,30 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
         results.append((result.loss, result.dlogits, *result.stats, memory.table, errors))
     for ours, expected in zip(*results):
         assert torch.equal(ours, expected)
+
+x, group, quota = torch.rand(5000), torch.randint(0, 2, (5000,)), torch.tensor([30, 2])
+start, draw = torch.tensor([[0.4, 0.6, 1.5, 2, 2, 1]] * 2).double(), torch.tensor([[0.1, 0.6]] * 2).double()
+results = []
+for operators in (by_ctypes, by_torch):
+    extension.operators = lambda operators=operators: operators
+    errors, stats = new_error_word(), RowStats(torch.rand(5, 6, generator=torch.Generator().manual_seed(0)), y)
+    records, counters = torch.zeros(9, 8, dtype=torch.int32), torch.zeros(12, dtype=torch.int64)
+    history = torch.zeros(2, 9, dtype=torch.float16)
+    dynamics(records, counters, index, y, stats, num_classes=33, track=("nll", "entropy"), momentum=0.9,
+             second_prediction=y.flip(0), history=history, history_statistic="p_label")
+    found = [*row_stats(z, y, errors=errors), records, counters, history]
+    for limits in (None, torch.tensor([[0.1, 0.7]] * 2).double()):
+        histogram = value_histogram(x, group, 2, 256, limits)
+        found += [*histogram, *value_histogram(x, bins=512)]
+        found += [*histogram_zoom(x, group, histogram, torch.tensor([0.2, 0.6]).double())]
+    points = EMInput(histogram.mean.view(-1), histogram.counts.view(-1), torch.tensor([0, 256, 512]),
+                     histogram.limits, None, draw)
+    for options in (EMOptions(init="kmeans++", clip=True), EMOptions("beta_moments", tol=0.5, max_iter=2)):
+        fit = mixture_em(points._replace(start=None if options.clip else start), options)
+        found += [*fit, mixture_posterior(x, fit.odds, group, beta=not options.clip, log_odds=options.clip)]
+    results.append([*found, *select(x, quota, group), *select(x[:90], quota[:1], largest=False)])
+for ours, expected in zip(*results):
+    assert torch.equal(ours, expected), (ours, expected)
 """
 
 

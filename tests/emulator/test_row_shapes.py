@@ -36,7 +36,7 @@ def call_of(name, logits, samples=5, with_stats=True, weight=True):
     weights = torch.rand(batch) if weight else None
     errors = new_error_word()
     return RowLossInput(
-        logits, label, loss, loss.parameters(), target, memory, index, weights, 0.5, "none", with_stats, errors
+        logits, label, loss, loss.parameters(), target, memory, index, weights, 0.5, "none", with_stats, errors, None
     )
 
 

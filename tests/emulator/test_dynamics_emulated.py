@@ -1,0 +1,3 @@
+"""tests/ops/test_dynamics.py on csrc's kernels."""
+
+from test_dynamics import *  # noqa: F403
