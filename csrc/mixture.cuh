@@ -51,8 +51,13 @@ FASTLNL_DEVICE Component gaussian_step(double s0, double s1, double s2, double p
   return {n / total, pivot + shift, larger(larger(s2 / n - shift * shift, 0) + reg_covar, smallest)};
 }
 
+// Means further from each other than a thousandth of the wider deviation: which is lower is then no rounding.
+FASTLNL_DEVICE bool gaussian_apart(const Component& c, const Component& d) {
+  return (d.a - c.a) * (d.a - c.a) > 1e-6 * larger(c.b, d.b);
+}
+
 FASTLNL_DEVICE bool gaussian_collapsed(const Component& c, const Component& d) {
-  return c.weight < 1e-3 || d.weight < 1e-3 || (d.a - c.a) * (d.a - c.a) <= 1e-6 * larger(c.b, d.b);
+  return c.weight < 1e-3 || d.weight < 1e-3 || !gaussian_apart(c, d);
 }
 
 // ---- Beta

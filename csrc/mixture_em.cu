@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(EM_THREADS) mixture_em_kernel(const EMArgs arg
     ++steps;
   }
   if (bad) fit.lower.weight = 1, fit.upper.weight = 0;
-  const bool swap = FAMILY == GAUSSIAN && fit.lower.a > fit.upper.a;
+  const bool swap = FAMILY == GAUSSIAN && fit.lower.a > fit.upper.a && gaussian_apart(fit.lower, fit.upper);
   const Component c = swap ? fit.upper : fit.lower, d = swap ? fit.lower : fit.upper;
   const bool collapsed = !bad && (FAMILY == GAUSSIAN ? gaussian_collapsed(c, d) : beta_collapsed(c, d));
   status |= (collapsed ? COLLAPSED : 0) | (!bad && ends.between == 0 ? TWO_VALUES : 0);

@@ -66,7 +66,8 @@ class EMInput(NamedTuple):
 
 
 class MixtureFit(NamedTuple):
-    """Fitted mixtures; component 0 is the lower one."""
+    """Fitted mixtures; component 0 is the lower one, or that which started lower where the means are equal (Gaussian:
+    closer than a thousandth of the wider deviation, where the order would be one of rounding)."""
 
     fitted: Tensor  # (G, 7) float64: both weights, both a, both b, mean log-likelihood before the last M step
     info: Tensor  # (G, 3) int64: iterations, converged, `MixtureStatus`

@@ -38,9 +38,14 @@ def gaussian_step(s0, s1, s2, pivot, total, reg_covar, smallest):
     return n / total, pivot + shift, larger(variance + reg_covar, smallest)
 
 
+def gaussian_apart(m0, m1, v0, v1):
+    """Means further from each other than a thousandth of the wider deviation: which is lower is then no rounding."""
+    return (m1 - m0) * (m1 - m0) > 1e-6 * larger(v0, v1)
+
+
 def gaussian_collapsed(w0, w1, m0, m1, v0, v1):
-    """A weight under 1e-3, or means closer than a thousandth of the wider deviation."""
-    return (w0 < 1e-3) | (w1 < 1e-3) | ((m1 - m0) * (m1 - m0) <= 1e-6 * larger(v0, v1))
+    """A weight under 1e-3, or means that are not apart."""
+    return (w0 < 1e-3) | (w1 < 1e-3) | (gaussian_apart(m0, m1, v0, v1) == 0)
 
 
 def gaussian_odds(w0, w1, m0, m1, v0, v1, low, width):
@@ -149,8 +154,8 @@ def beta_odds(w0, w1, a0, a1, b0, b1, low, width):
 
 
 FORMULAS = (
-    share, gaussian_constants, gaussian_step, gaussian_collapsed, gaussian_odds, inner, log_gamma, digamma, trigamma,
-    beta_constant, floored_share, beta_moments, towards, beta_likelihood, beta_collapsed, beta_odds,
+    share, gaussian_constants, gaussian_step, gaussian_apart, gaussian_collapsed, gaussian_odds, inner, log_gamma,
+    digamma, trigamma, beta_constant, floored_share, beta_moments, towards, beta_likelihood, beta_collapsed, beta_odds,
 )  # fmt: skip
 
 

@@ -54,7 +54,9 @@ _straight = compiled(
 )["share"]
 _share, _floored_share, _inner = _formulas["share"], _formulas["floored_share"], _formulas["inner"]
 _gaussian_constants, _gaussian_step = _formulas["gaussian_constants"], _formulas["gaussian_step"]
-_gaussian_collapsed, _gaussian_odds = _formulas["gaussian_collapsed"], _formulas["gaussian_odds"]
+_gaussian_apart, _gaussian_collapsed, _gaussian_odds = (
+    _formulas["gaussian_apart"], _formulas["gaussian_collapsed"], _formulas["gaussian_odds"]
+)  # fmt: skip
 _beta_constant, _beta_moments, _beta_likelihood = (
     _formulas["beta_constant"], _formulas["beta_moments"], _formulas["beta_likelihood"]
 )  # fmt: skip
@@ -265,7 +267,7 @@ def fit_groups(cursor, value, count, offset, limits, start, draw, family, init, 
         if bad:
             w0, w1 = 1.0, 0.0
         elif gaussian:
-            if a0 > a1:
+            if a0 > a1 and _gaussian_apart(a0, a1, b0, b1):
                 w0, w1, a0, a1, b0, b1 = w1, w0, a1, a0, b1, b0
             collapsed = _gaussian_collapsed(w0, w1, a0, a1, b0, b1)
         else:

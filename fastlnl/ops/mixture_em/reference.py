@@ -12,6 +12,7 @@ from fastlnl.ops.mixture_em.definitions import (
     beta_moments,
     beta_odds,
     floored_share,
+    gaussian_apart,
     gaussian_collapsed,
     gaussian_constants,
     gaussian_odds,
@@ -73,7 +74,8 @@ def mixture_em(points: EMInput, options: EMOptions) -> MixtureFit:
     parameters = torch.where(few == 0, parameters, plain)
     if gaussian:
         swapped = parameters[[1, 0, 3, 2, 5, 4]]
-        parameters = torch.where(parameters[2] > parameters[3], swapped, parameters)
+        apart = gaussian_apart(*parameters[2:])  # type: ignore[call-arg]
+        parameters = torch.where(apart & (parameters[2] > parameters[3]), swapped, parameters)
     collapsed = (gaussian_collapsed if gaussian else beta_collapsed)(*parameters) & (few == 0)
     both = groups.sum(groups.n * ((groups.z == groups.first[groups.of]) | (groups.z == groups.last[groups.of])))
     two = (few == 0) & (both == groups.total)

@@ -21,7 +21,9 @@ LLOYD, QUANTILE = tl.constexpr(INITS.index("lloyd")), tl.constexpr(INITS.index("
 _formulas = formulas.compiled(NAMESPACE, triton.jit)
 _share, _floored_share, inner = _formulas["share"], _formulas["floored_share"], _formulas["inner"]
 _gaussian_constants, _gaussian_step = _formulas["gaussian_constants"], _formulas["gaussian_step"]
-_gaussian_collapsed, _gaussian_odds = _formulas["gaussian_collapsed"], _formulas["gaussian_odds"]
+_gaussian_apart, _gaussian_collapsed, _gaussian_odds = (
+    _formulas["gaussian_apart"], _formulas["gaussian_collapsed"], _formulas["gaussian_odds"]
+)  # fmt: skip
 _beta_constant, _beta_moments, _beta_likelihood = (
     _formulas["beta_constant"], _formulas["beta_moments"], _formulas["beta_likelihood"]
 )  # fmt: skip
@@ -216,7 +218,7 @@ def mixture_em_kernel(value, count, offset, limits, start_, draw, fitted, info, 
         running = (converged == 0) & (steps < max_iter)
     w0, w1 = tl.where(bad, 1.0, w0), tl.where(bad, 0.0, w1)
     if FAMILY == GAUSSIAN:
-        swap = a0 > a1
+        swap = (a0 > a1) & _gaussian_apart(a0, a1, b0, b1)
         w0, w1 = tl.where(swap, w1, w0), tl.where(swap, w0, w1)
         a0, a1 = tl.where(swap, a1, a0), tl.where(swap, a0, a1)
         b0, b1 = tl.where(swap, b1, b0), tl.where(swap, b0, b1)
