@@ -75,7 +75,9 @@ def build_folder(architectures: Sequence[str]) -> Path:
 
 
 def architectures_here() -> tuple[str, ...]:
-    """Of the current CUDA device, such as ("90",)."""
+    """Of the current CUDA device, such as ("90",); where there is none, all that a library for anywhere has."""
+    if not torch.cuda.is_available():
+        return ARCHITECTURES
     major, minor = torch.cuda.get_device_capability()
     return (f"{major}{minor}",)
 
@@ -104,9 +106,10 @@ def missing() -> str | None:
         except OSError as error:
             return f"{path} does not load ({error}); type `{COMMAND}`."
         return None
-    folder = build_folder(architectures_here())
-    if (folder / "failed").exists():
-        log = folder / "log"
+    folders = [build_folder(architectures) for architectures in (architectures_here(), ARCHITECTURES)]
+    failed = next((folder for folder in folders if (folder / "failed").exists()), None)
+    if failed is not None:
+        log = failed / "log"
         return f"Building the CUDA C++ extension failed here; see it by `cat {log}`, try again by `{COMMAND}`."
     if not sources():
         return "The CUDA C++ extension is not built and its sources are not here; install fastlnl from its source."
@@ -122,7 +125,7 @@ def build(architectures: Sequence[str] | None = None, out: Path | None = None) -
     """Build the library and return its path.
 
     Args:
-        architectures: such as ["90", "100"]; default that of the CUDA device here.
+        architectures: such as ["90", "100"]; default that of the CUDA device here, or all where there is none.
         out: folder that gets a copy as well, for a wheel.
 
     Raises:

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlnl import extension
+from fastlnl import backend, extension, losses
+from fastlnl.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 NVCC = """#!/bin/sh
@@ -26,6 +27,7 @@ while [ $# -gt 0 ]; do [ "$1" = -o ] && echo made > "$2"; shift; done
 def place(tmp_path, monkeypatch):
     """A machine with a CUDA torch, a device of capability 9.0, nvcc 13.0 and an empty cache."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setenv("FASTLNL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(extension, "_BUNDLED", tmp_path / "bundled")
@@ -88,6 +90,53 @@ def test_a_failure_is_remembered_until_it_is_tried_again(place, monkeypatch):
     monkeypatch.delenv("FAIL")
     extension.build()
     assert extension.missing() is None
+
+
+def test_a_failed_build_for_anywhere_is_told_as_well(place, monkeypatch):
+    monkeypatch.setenv("FAIL", "1")
+    with pytest.raises(extension.BuildError, match="failed"):
+        extension.build(extension.ARCHITECTURES)
+    assert extension.missing().startswith("Building the CUDA C++ extension failed here; see it by `cat ")
+
+
+def test_without_a_device_it_is_built_for_all(place, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    path = extension.build()
+    commands = (place / "commands").read_text()
+    assert all(f"code=sm_{architecture}" in commands for architecture in extension.ARCHITECTURES)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert extension.library() == path
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    ("nothing", "The CUDA C++ extension is not built; type `python -m fastlnl build` (about a minute)."),
+    ("no device", "No CUDA device is visible; check the driver and CUDA_VISIBLE_DEVICES."),
+    ("no nvcc", "nvcc is not on PATH; install the CUDA 13 toolkit or set CUDA_HOME, then type"),
+    ("no CUDA", "is built without CUDA; install one with CUDA, then type `python -m fastlnl build`."),
+    ("failed", "Building the CUDA C++ extension failed here; see it by `cat "),
+    ("another CUDA", "The extension was built with CUDA 12.8 but torch has CUDA 13.0; type `python -m fastlnl build`."),
+    ("built", "works on cuda"),
+])  # fmt: skip
+def test_doctor_says_it_and_all_else_works(change, says, place, monkeypatch, capsys):
+    monkeypatch.setattr(backend, "_missing", backend._missing.__wrapped__)
+    if change in ("built", "another CUDA"):
+        folder = extension.build().parent
+        (folder / "cuda").write_text("13.0" if change == "built" else "12.8")
+    if change == "no device":
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if change == "no nvcc":
+        no_nvcc(monkeypatch)
+    if change == "no CUDA":
+        monkeypatch.setattr(torch.version, "cuda", None)
+    if change == "failed":
+        monkeypatch.setenv("FAIL", "1")
+        with pytest.raises(extension.BuildError, match="failed"):
+            extension.build()
+    assert main(["doctor"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("cuda "))
+    assert says in line
+    with backend.use_backend("reference"):
+        assert losses.CrossEntropy()(torch.zeros(2, 3), torch.tensor([0, 2])).item() == pytest.approx(1.0986, abs=1e-4)
 
 
 def test_each_thing_that_is_missing_has_its_sentence(place, monkeypatch):
