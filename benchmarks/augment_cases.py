@@ -3,6 +3,7 @@
 python benchmarks/augment_cases.py      prints the share: loader against a training step of the small CNN, in turns
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -77,6 +78,8 @@ def contest(name: str, title: str, rival: Callable[[Images], Tensor]) -> Contest
         {"fastlnl": calling(fused), "eager": calling(rival)},
         equal,
         "tests/ops/test_augment_batch.py",
+        ("augment_batch",),
+        lambda size: 5 * size[0] * math.prod(SHAPE),
         {(BATCH,): 3.0, (1024,): 3.0},
     )
 
@@ -117,7 +120,7 @@ def strong_by_torch_calls(given: Strong) -> Tensor:
 def strong_contest(shape: tuple[int, int, int]) -> Contest:
     named = " x ".join(map(str, shape))
     return Contest(
-        f"random_operations, {named}",
+        f"random_operations {named}",
         f"the strong view of {named} images: random operations, a grey square, normalised",
         "N",
         ((BATCH,),),
@@ -125,13 +128,15 @@ def strong_contest(shape: tuple[int, int, int]) -> Contest:
         {"fastlnl": calling(strong_fused), "eager": calling(strong_by_torch_calls)},
         equal,
         "tests/ops/test_random_operations.py",
+        ("random_operations",),
+        lambda size: size[0] * (8 * math.prod(shape) + 8 * STRONG_DRAWS),
         {(BATCH,): 15.0},
     )
 
 
 AUGMENT_CONTESTS = [
     contest("augment_batch", "a batch of 32 x 32 images gathered, cropped, flipped and normalised", by_torch_calls),
-    contest("augment_batch, one by one", "the same, image by image as in a data set's transforms", image_by_image),
+    contest("augment_batch one by one", "the same, image by image as in a data set's transforms", image_by_image),
     strong_contest((1, 28, 28)),
     strong_contest(SHAPE),
 ]

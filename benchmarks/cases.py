@@ -65,6 +65,7 @@ class Case:
         byte_model: bytes that a perfect implementation moves at (B, C), outputs and label memory included.
         rivals: by name; "fastlnl" and "eager" are always there.
         test: the test that must be green before a number of this case means anything.
+        primitives: folders of `fastlnl/ops` that do fastlnl's part.
         targets: how many times faster than a rival fastlnl wants to be on a CPU, in the order of `SHAPES`.
     """
 
@@ -73,6 +74,7 @@ class Case:
     byte_model: Callable[[int, int], int]
     rivals: dict[str, Build]
     test: str
+    primitives: tuple[str, ...] = ("row_loss", "scale_rows")
     soft: bool = False
     targets: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
@@ -193,20 +195,32 @@ def fastlnl_alr(problem: Problem) -> Rival:
     return Rival(lambda batch: criterion(batch.logits, batch.label, batch.index), criterion.memory.table)
 
 
-def errors_of(rival: Rival, problem: Problem) -> Errors:
-    """Distance of the first step of a rival that was just built from the closed form in float64."""
+class Truth(NamedTuple):
+    """The first step in float64."""
+
+    loss: Tensor
+    dlogits: Tensor
+    target: Tensor  # (B, C), moved rows of the label memory where there is one
+
+
+def truth_of(problem: Problem, remembered: bool) -> Truth:
+    """`remembered`: of a rival that trains on its label memory, which starts from the given labels."""
     batch = problem.batches[0]
     z = batch.logits.detach().double()
-    onehot = F.one_hot(batch.label, problem.num_classes).double()
-    if rival.memory is not None:
-        target, entropy_weight = MOMENTUM * onehot + (1 - MOMENTUM) * z.softmax(1), ENTROPY_WEIGHT
-    else:
-        target, entropy_weight = onehot if batch.target is None else batch.target.double(), 0.0
-    true_loss, true_dlogits = closed_form(z, target, entropy_weight)
+    target = F.one_hot(batch.label, problem.num_classes).double() if batch.target is None else batch.target.double()
+    if remembered:
+        target = MOMENTUM * target + (1 - MOMENTUM) * z.softmax(1)
+    return Truth(*closed_form(z, target, ENTROPY_WEIGHT if remembered else 0.0), target)
+
+
+def errors_of(rival: Rival, problem: Problem, truth: Truth | None = None) -> Errors:
+    """Distance of the first step of a rival that was just built from the closed form in float64."""
+    batch = problem.batches[0]
+    truth = truth or truth_of(problem, rival.memory is not None)
     loss = take_step(rival, batch)
-    moved = 0.0 if rival.memory is None else distance(rival.memory[batch.index], target)
+    moved = 0.0 if rival.memory is None else distance(rival.memory[batch.index], truth.target)
     assert batch.logits.grad is not None
-    return Errors(distance(loss, true_loss), distance(batch.logits.grad, true_dlogits), moved)
+    return Errors(distance(loss, truth.loss), distance(batch.logits.grad, truth.dlogits), moved)
 
 
 def closed_form(logits: Tensor, target: Tensor, entropy_weight: float) -> tuple[Tensor, Tensor]:

@@ -109,6 +109,12 @@ def equal_in_rows(ours: Tensor, theirs: Tensor) -> str:
     return f"{int(off.sum()):,} of {ours.numel():,} off by one, sums of rows equal" if off.any() else "equal"
 
 
+def row_bytes(size: Size) -> int:
+    """Probabilities and labels, each read once."""
+    samples, classes = size
+    return 4 * samples * classes + 8 * samples
+
+
 THREE_TIMES = {(50_000, 100): 3.0, (50_000, 1000): 3.0}
 
 CLASS_CONTESTS = [
@@ -124,7 +130,10 @@ CLASS_CONTESTS = [
         },
         nearly_equal,
         "tests/test_confident.py",
+        ("class_reduce",),
+        lambda size: 12 * size[0],
         THREE_TIMES,
+        truth=lambda given: confident_thresholds(given.probs.double(), given.label),
     ),
     Contest(
         "joint",
@@ -138,7 +147,10 @@ CLASS_CONTESTS = [
         },
         equal,
         "tests/test_confident.py",
+        ("class_reduce",),
+        row_bytes,
         THREE_TIMES,
+        quick=tuple(THREE_TIMES),
     ),
     Contest(
         "calibrated joint",
@@ -152,6 +164,8 @@ CLASS_CONTESTS = [
         },
         equal_in_rows,
         "tests/test_confident.py",
+        ("class_reduce",),
+        row_bytes,
         THREE_TIMES,
     ),
     Contest(
@@ -167,6 +181,9 @@ CLASS_CONTESTS = [
         },
         equal,
         "tests/test_selection.py",
+        ("select",),
+        lambda size: 5 * size[0],
+        quick=((1_280_000,),),
     ),
     Contest(
         "class_balanced",
@@ -180,5 +197,7 @@ CLASS_CONTESTS = [
         },
         equal,
         "tests/test_selection.py",
+        ("select",),
+        lambda size: 13 * size[0],
     ),
 ]

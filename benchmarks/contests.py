@@ -1,7 +1,6 @@
 """A contest: one task, done by fastlnl and by what people use for it now.
 
-The contests themselves are in `mixture_cases.py`, `class_cases.py`, `dynamics_cases.py`, `augment_cases.py` and
-`mixmatch_cases.py`; `libraries.py` holds them.
+The contests themselves are in `*_cases.py`; `libraries.py` holds them.
 """
 
 from collections.abc import Callable
@@ -10,6 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
+
+from fastlnl.backend import use_backend
 
 Size = tuple[int, ...]
 
@@ -39,7 +41,11 @@ class Contest:
         rivals: by name, "fastlnl" first.
         difference: what the table says of fastlnl's answer (first argument) beside a rival's; raises WrongAnswer.
         test: the test that must be green before a number of this contest means anything.
+        primitives: folders of `fastlnl/ops` that do fastlnl's part.
+        byte_model: bytes that a perfect implementation moves at a size.
         targets: by size, how many times faster than the rival fastlnl wants to be on a CPU.
+        quick: the sizes of a short run; where none is given the first of all.
+        truth: the answer in float64, from the inputs, where answers are numbers that are rounded.
         surcharge: fastlnl does all of the rival's work and more. Told is what that adds, in per cent of the rival's
             time, and a target is the most it may be.
     """
@@ -52,8 +58,15 @@ class Contest:
     rivals: dict[str, Build]
     difference: Callable[[Any, Any], str]
     test: str
+    primitives: tuple[str, ...]
+    byte_model: Callable[[Size], int]
     targets: dict[Size, float] = field(default_factory=dict)
+    quick: tuple[Size, ...] = ()
+    truth: Callable[[Any], Any] | None = None
     surcharge: bool = False
+
+    def sizes_of(self, full: bool) -> tuple[Size, ...]:
+        return self.sizes if full else self.quick or self.sizes[:1]
 
 
 def calling(function: Callable[[Any], Any]) -> Build:
@@ -64,3 +77,36 @@ def calling(function: Callable[[Any], Any]) -> Build:
         return Entry(call, call)
 
     return build
+
+
+def in_plain_torch(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The same function of fastlnl on its reference backend: the shortest torch calls that meet the contract."""
+
+    def call(inputs: Any) -> Any:
+        with use_backend("reference"):
+            return function(inputs)
+
+    return call
+
+
+def in_float64(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The truth: the reference backend on inputs of twice the precision."""
+    return lambda inputs: in_plain_torch(function)(doubled(inputs))
+
+
+def doubled(given: Any) -> Any:
+    """Tensors of float32 as float64, in tuples and lists too."""
+    if isinstance(given, Tensor):
+        if given.dtype != torch.float32:
+            return given
+        return given.detach().double().requires_grad_(given.requires_grad)
+    if isinstance(given, tuple):
+        values = [doubled(x) for x in given]
+        return type(given)(*values) if hasattr(given, "_fields") else tuple(values)
+    return [doubled(x) for x in given] if isinstance(given, list) else given
+
+
+def error_of(answer: Any, truth: Any) -> float:
+    """Norm over norm of what is rounded, the worst of several tensors."""
+    pairs = zip(answer, truth, strict=True) if isinstance(answer, tuple) else [(answer, truth)]
+    return max(float((x.double() - t.double()).norm() / t.double().norm()) for x, t in pairs if x.is_floating_point())

@@ -127,6 +127,8 @@ DYNAMICS_CONTESTS = [
         {"fastlnl": fastlnl_aum, "aum": aum_package},
         rounded,
         "tests/ops/test_dynamics.py",
+        ("row_stats", "dynamics"),
+        lambda size: 4 * size[0] * size[1] + 80 * size[0],  # logits, label, id, and a record of 32 bytes both ways
         {(256, 10): 50.0},
     ),
     Contest(
@@ -138,7 +140,10 @@ DYNAMICS_CONTESTS = [
         {"fastlnl": alr(with_dynamics=True), "ALR alone": alr(with_dynamics=False)},
         same_step,
         "tests/losses/test_criteria_dynamics.py",
+        ("row_loss", "dynamics", "scale_rows"),
+        lambda size: STEP.byte_model(size[0], size[1]) + 64 * size[0],
         {(1024, 100): 10.0, (4096, 1000): 2.0},
+        quick=((128, 10), (1024, 100)),
         surcharge=True,
     ),
 ]

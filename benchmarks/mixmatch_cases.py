@@ -1,11 +1,12 @@
 """Steps of semi-supervised methods as their authors' code writes them: targets, mixup of all views, masks, loss."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from contests import Contest, Entry, Size, WrongAnswer, calling
+from contests import Contest, Entry, Size, WrongAnswer, calling, doubled, in_float64
 from torch import Tensor
 
 from fastlnl.losses import MixMatch
@@ -170,6 +171,11 @@ def eager_loss(logits: Tensor, target: Tensor) -> Tensor:
     return lx + UNLABELED_WEIGHT * lu + (prior * (prior / logits.softmax(1).mean(0)).log()).sum()
 
 
+def loss_in_float64(given: Mixed) -> tuple[Tensor, Tensor]:
+    """Value and gradient of the same formula by autograd."""
+    return loss_step(eager_loss)(doubled(given)).answer()
+
+
 def fastlnl_loss() -> Callable[[Tensor, Tensor], Tensor]:
     criterion = MixMatch()
     return lambda logits, target: criterion(logits, target, len(logits) // 2, UNLABELED_WEIGHT)
@@ -198,6 +204,10 @@ MIXMATCH_CONTESTS = [
         {"fastlnl": calling(fastlnl_targets), "eager": calling(eager_targets)},
         nearly_equal,
         "tests/ops/test_refine_targets.py",
+        ("refine_targets",),
+        lambda size: 16 * size[0] * size[1] + 6 * size[0],
+        quick=((128, 10), (1024, 1000)),
+        truth=in_float64(fastlnl_targets),
     ),
     Contest(
         "mix_views",
@@ -208,6 +218,9 @@ MIXMATCH_CONTESTS = [
         {"fastlnl": calling(fastlnl_mixup), "eager": calling(eager_mixup)},
         nearly_equal,
         "tests/ops/test_mix_views.py",
+        ("mix_views",),
+        lambda size: 12 * size[0] * (math.prod(IMAGE) + size[1]) + 8 * size[0],
+        truth=in_float64(fastlnl_mixup),
     ),
     Contest(
         "erase_peaks",
@@ -218,6 +231,8 @@ MIXMATCH_CONTESTS = [
         {"fastlnl": calling(fastlnl_masks), "eager": calling(eager_masks)},
         nearly_equal,
         "tests/ops/test_erase_peaks.py",
+        ("erase_peaks",),
+        lambda size: size[0] * (4 * math.prod(FEATURES) + 12 * math.prod(IMAGE) + 8 * size[1] + 84),
         {(64, 10): 20.0},
     ),
     Contest(
@@ -229,5 +244,9 @@ MIXMATCH_CONTESTS = [
         {"fastlnl": loss_step(fastlnl_loss()), "eager": loss_step(eager_loss)},
         nearly_equal,
         "tests/ops/test_mixmatch_rows.py",
+        ("class_prior", "mixmatch_rows", "scale_rows"),
+        lambda size: 16 * size[0] * size[1],
+        quick=((256, 10), (1024, 1000)),
+        truth=loss_in_float64,
     ),
 ]

@@ -70,6 +70,13 @@ def same_side(ours: Tensor, theirs: Tensor) -> str:
     return f"{100 * same:.3f} % on the same side of 0.5"
 
 
+def exact_clean_prob(given: Values) -> Tensor:
+    """EM on the values themselves, in float64; rivals that start elsewhere stop elsewhere."""
+    loss, groups, num_groups = given
+    return GaussianMixture1D(num_groups=num_groups, bins=None, **SETTINGS).fit(loss, groups).clean_prob(loss, groups)
+
+
+PRIMITIVES = ("value_histogram", "histogram_zoom", "mixture_em", "mixture_posterior")
 RIVALS = {"fastlnl": calling(fastlnl_clean_prob), "scikit-learn": calling(sklearn_clean_prob)}
 
 MIXTURE_CONTESTS = [
@@ -82,7 +89,11 @@ MIXTURE_CONTESTS = [
         RIVALS,
         same_side,
         "tests/test_mixture.py",
+        PRIMITIVES,
+        lambda size: 12 * size[0],  # read for the histogram and for the posteriors, written once
         {(50_000,): 30.0, (1_280_000,): 500.0},
+        quick=((50_000,), (1_280_000,)),
+        truth=exact_clean_prob,
     ),
     Contest(
         "mixture per class",
@@ -93,6 +104,10 @@ MIXTURE_CONTESTS = [
         RIVALS,
         same_side,
         "tests/test_mixture.py",
+        PRIMITIVES,
+        lambda size: 28 * size[0],  # and both times the group
         {(50_000, 100): 50.0},
+        quick=((50_000, 100),),
+        truth=exact_clean_prob,
     ),
 ]

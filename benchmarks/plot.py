@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from machine import signature
+
 Record = dict[str, Any]
 
 COLOR = {
@@ -15,6 +17,7 @@ COLOR = {
     "scikit-learn": "#e08a1e",
     "cleanlab": "#4f7cac",
     "aum": "#8c6bb1",
+    "scipy": "#c51b7d",
     "torch.topk": "#d9d9d9",
     "torch.sort": "#b8b8b8",
 }
@@ -62,11 +65,6 @@ def write_plots(report: Record, folder: Path, stem: str) -> list[Path]:
             figure.savefig(written[-1], dpi=150)
             pyplot.close(figure)
     return written
-
-
-def signature(machine: Record) -> str:
-    where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
-    return f"{where}, torch {machine['torch']}, commit {machine['commit']}, {machine['date'][:10]}"
 
 
 def draw_speedup(records: list[Record], pyplot: Any) -> Any:

@@ -5,34 +5,32 @@ from typing import Any
 
 from cases import CASES
 from libraries import CONTESTS
+from machine import PACKAGES
 
 Record = dict[str, Any]
 
-PACKAGES = ("fastlnl", "torch", "numba", "triton", "scikit-learn", "cleanlab", "aum")
-TO_THE_LEFT = {"B x C", "N x C", "N", "rival", "method", "wanted", "difference"}
+TO_THE_LEFT = {
+    *("B x C", "N x C", "N", "case", "size", "rival", "method", "wanted", "difference", ""),
+    *("what", "at", "times as fast as"),  # of the summary
+}
 
 
 def report_lines(report: Record) -> list[str]:
     lines = machine_lines(report["machine"])
-    for section, write in (
-        ("row_loss", row_loss_lines),
-        ("batch_size", batch_size_lines),
-        ("libraries", libraries_lines),
-        ("accuracy", accuracy_lines),
-    ):
+    for section, write in SECTION_LINES.items():
         if section in report:
             lines += ["", *write(report)]
     return lines
 
 
 def machine_lines(machine: Record) -> list[str]:
-    packages = [f"{name} {machine[name]}" for name in PACKAGES if machine[name]]
+    packages = [f"{name} {machine[name]}" for name in PACKAGES if machine.get(name)]
     return [
         f"# fastlnl benchmarks, {machine['date']}, commit {machine['commit']}",
         "",
         *([f"- GPU: {machine['gpu']}, CUDA {machine['cuda']}"] if machine["gpu"] else []),
-        f"- CPU: {machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, "
-        f"OMP_WAIT_POLICY={machine['omp_wait_policy']}",
+        f"- CPU: {machine['cpu']} ({machine.get('vectors', '?')}), {machine['cores']} cores, "
+        f"{machine['threads']} threads, OMP_WAIT_POLICY={machine['omp_wait_policy']}",
         f"- {', '.join(packages)}, Python {machine['python']}",
         f"- fastlnl runs on {machine['backend']}",
     ]
@@ -101,7 +99,8 @@ def libraries_lines(report: Record) -> list[str]:
         "## Against the libraries people use",
         "",
         "Medians and quartiles of rivals that take turns in one process, on the same inputs. Answers are compared",
-        "before anything is timed; the difference is fastlnl's answer beside the rival's.",
+        "before anything is timed; the difference is fastlnl's answer beside the rival's, the error that against",
+        "float64, norm over norm. Peak is what a call allocates, GB/s the bytes of the byte model over the time.",
     ]
     for contest in CONTESTS:
         records = [record for record in report["libraries"] if record["contest"] == contest.name]
@@ -123,6 +122,10 @@ def library_row(record: Record) -> Record:
         "ns per sample": f"{1e9 * record['seconds_per_sample']:,.1f}",
         **({} if record["rival"] == "fastlnl" else compared(record)),
         "difference": record.get("difference", ""),
+        "error": f"{record['error']:.0e}" if "error" in record else "",
+        "peak MiB": f"{record['peak_bytes'] / 2**20:.2f}",
+        "GB/s": giga(record["bytes_per_second"]),
+        "of copy": f"{100 * record['of_copy']:.0f} %" if record["of_copy"] else "",
     }
 
 
@@ -155,6 +158,14 @@ def accuracy_lines(report: Record) -> list[str]:
         "",
         *table(rows),
     ]
+
+
+SECTION_LINES = {
+    "row_loss": row_loss_lines,
+    "batch_size": batch_size_lines,
+    "libraries": libraries_lines,
+    "accuracy": accuracy_lines,
+}
 
 
 def table(rows: Iterable[Record]) -> list[str]:

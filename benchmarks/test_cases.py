@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest
 from cases import CASES, SHAPES, errors_of
 from libraries import CONTESTS
-from run import why_refused
+from measuring import why_refused
 from timing import num_batches, steps_over
 
 RIVALS = [(contest, rival) for contest in CONTESTS for rival in contest.rivals]

@@ -9,7 +9,8 @@ import gc
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
 from typing import NamedTuple
@@ -86,8 +87,11 @@ def take_turns(
     return {name: summary(samples[name]) for name in samplers}
 
 
-def wall_sampler(step: Step, device: str = "cpu") -> Callable[[], float]:
-    """Samples the wall time of a call, averaged over as many as `SAMPLE_SECONDS` takes."""
+def wall_sampler(step: Step, device: str = "cpu", slow: bool = False) -> Callable[[], float]:
+    """Samples the wall time of a call, averaged over as many as `SAMPLE_SECONDS` takes.
+
+    A slow step has been called before, takes more than a sample does, and is not called here.
+    """
 
     def sample(calls: int) -> float:
         wait(device)
@@ -97,8 +101,10 @@ def wall_sampler(step: Step, device: str = "cpu") -> Callable[[], float]:
         wait(device)
         return (time.perf_counter() - started) / calls
 
-    step()  # the first call may compile
-    calls = 1 if sample(1) > 100 * SAMPLE_SECONDS else max(1, round(SAMPLE_SECONDS / sample(3)))
+    calls = 1
+    if not slow:
+        step()  # the first call may compile
+        calls = 1 if sample(1) > 100 * SAMPLE_SECONDS else max(1, round(SAMPLE_SECONDS / sample(3)))
     return lambda: sample(calls)
 
 
@@ -153,9 +159,12 @@ def time_rivals(
     return {clock: timings[clock] for clock in ("cold", "warm", "host")}
 
 
-def time_steps(steps: dict[str, Step], device: str, seconds: float, fewest: int = 5) -> dict[str, Timing]:
+def time_steps(
+    steps: dict[str, Step], device: str, seconds: float, fewest: int = 5, slow: Collection[str] = ()
+) -> dict[str, Timing]:
     """Wall times of steps of very different length: few samples of one that takes seconds, many of the short ones."""
-    return take_turns({name: wall_sampler(step, device) for name, step in steps.items()}, seconds, fewest, TURN_SECONDS)
+    samplers = {name: wall_sampler(step, device, name in slow) for name, step in steps.items()}
+    return take_turns(samplers, seconds, fewest, TURN_SECONDS)
 
 
 def copy_rate(device: str) -> float:
@@ -170,21 +179,32 @@ def copy_rate(device: str) -> float:
 def peak_bytes(rival: Rival, batch: Batch) -> int:
     """Most memory that a step holds at once beyond its inputs and the label memory; the gradient is part of it."""
     batch.logits.grad = None
-    device = batch.logits.device
-    if device.type == "cuda":
+    return peak_of(lambda: take_step(rival, batch), batch.logits.device.type, numpy=False)
+
+
+def peak_of(step: Step, device: str, numpy: bool = True) -> int:
+    """Most memory that a step allocates at once through torch, or on a CPU through NumPy where that asks for more."""
+    if device != "cpu":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        take_step(rival, batch)
+        step()
         return torch.cuda.max_memory_allocated(device) - before
+    by_numpy = 0
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiled:
-        take_step(rival, batch)
+        if numpy:
+            tracemalloc.start()
+        try:
+            step()
+            by_numpy = tracemalloc.get_traced_memory()[1] if numpy else 0
+        finally:
+            tracemalloc.stop()
     assert profiled.profiler is not None
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = peak = 0
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()  # negative where memory is given back
         peak = max(peak, held)
-    return peak
+    return max(peak, by_numpy)
 
 
 def wait(device: str) -> None:

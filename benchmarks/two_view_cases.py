@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from cases import distance, maybe_compile
-from contests import Contest, Entry, Size, WrongAnswer
+from contests import Contest, Entry, Size, WrongAnswer, doubled
 from torch import Tensor
 
 from fastlnl.losses import TwoViewLoss
@@ -115,7 +115,7 @@ def same_step(ours: Answer, theirs: Answer) -> str:
     return f"{worst:.0e}" if worst else "equal"
 
 
-def contest(name: str, rival: str, compiled: bool, targets: dict[Size, float]) -> Contest:
+def contest(name: str, rival: str, compiled: bool, targets: dict[Size, float], quick: tuple[Size, ...]) -> Contest:
     return Contest(
         name,
         "IDO's loss of two views: counters, weights, loss and both gradients through autograd",
@@ -125,11 +125,15 @@ def contest(name: str, rival: str, compiled: bool, targets: dict[Size, float]) -
         {"fastlnl": fastlnl_two_views, rival: plain(compiled)},
         same_step,
         "tests/ops/test_two_view_loss.py",
+        ("two_view_loss", "scale_rows"),
+        bytes_moved,
         targets,
+        quick,
+        truth=lambda given: plain(False)(doubled(given)).answer(),
     )
 
 
 TWO_VIEW_CONTESTS = [
-    contest("two views", "eager", False, {(128, 100): 3.0}),
-    contest("two views, compiled", "torch.compile", True, {}),
+    contest("two views", "eager", False, {(128, 100): 3.0}, ((128, 10), (1024, 100))),
+    contest("two views compiled", "torch.compile", True, {}, ((128, 100),)),
 ]

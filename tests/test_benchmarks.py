@@ -1,5 +1,6 @@
 """The benchmarks tell the truth: rivals compute what they say, wrong ones get no number, reports are written."""
 
+import argparse
 import dataclasses
 import json
 import shutil
@@ -13,8 +14,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import cases
+import compare
 import libraries
+import measuring
 import run
+import summary
 import tables
 import timing
 
@@ -32,7 +36,8 @@ def quick(monkeypatch):
         for case in cases.CASES
     ]
     monkeypatch.setattr(run, "CASES", short)
-    tiny = [dataclasses.replace(contest, sizes=(TINY[contest.axes],)) for contest in libraries.CONTESTS]
+    tiny = [dataclasses.replace(contest, sizes=(TINY[contest.axes],), quick=()) for contest in libraries.CONTESTS]
+    tiny = [contest for contest in tiny if "torch.compile" not in contest.rivals]
     monkeypatch.setattr(run, "CONTESTS", tiny)
     return short
 
@@ -62,7 +67,7 @@ def test_rival_agrees_with_float64(name, rival, shape):
     problem = CASES[name].inputs(shape, "cpu", 2)
     eager = cases.errors_of(CASES[name].rivals["eager"](problem), problem)
     errors = cases.errors_of(CASES[name].rivals[rival](problem), problem)
-    assert run.why_refused(rival, errors, eager._asdict()) is None
+    assert measuring.why_refused(rival, errors, eager._asdict()) is None
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="no C++ compiler")
@@ -70,7 +75,7 @@ def test_rival_agrees_with_float64(name, rival, shape):
 def test_compiled_rival_agrees_with_float64(name):
     problem = CASES[name].inputs((16, 10), "cpu", 2)
     errors = cases.errors_of(CASES[name].rivals["torch.compile"](problem), problem)
-    assert run.why_refused("torch.compile", errors, None) is None
+    assert measuring.why_refused("torch.compile", errors, None) is None
 
 
 @pytest.mark.parametrize("entropy_weight", [0.0, 0.3])
@@ -134,7 +139,7 @@ def test_rival_that_cannot_run_does_not_stop_the_others(quick):
         raise RuntimeError("no compiler here\nand a long trace")
 
     case = dataclasses.replace(quick[0], rivals={**quick[0].rivals, "torch.compile": build})
-    records = {record["rival"]: record for record in run.measure(case, (16, 10), "cpu", 0.01)}
+    records = {record["rival"]: record for record in measuring.measure(case, (16, 10), "cpu", 0.01)}
     assert records["torch.compile"]["refused"] == "RuntimeError: no compiler here"
     assert records["fastlnl"]["refused"] is None
     assert records["eager"]["speedup"] == records["eager"]["median"] / records["fastlnl"]["median"]
@@ -151,7 +156,7 @@ def test_rival_that_cannot_run_does_not_stop_the_others(quick):
     ],
 )
 def test_limit_of_the_error(rival, error, eager, refused):
-    reason = run.why_refused(rival, cases.Errors(0.0, error, 0.0), cases.Errors(0.0, eager, 0.0)._asdict())
+    reason = measuring.why_refused(rival, cases.Errors(0.0, error, 0.0), cases.Errors(0.0, eager, 0.0)._asdict())
     assert (reason is not None) == refused
 
 
@@ -224,6 +229,56 @@ def test_report_is_written(quick, tmp_path, capsys):
     assert [len(curve) for curve in ce["curves"]] == [2, 2]
     assert 35 < ce["realised_noise"] < 45
     assert f"{alr['last']:.2f} +- {alr['last_std']:.2f}" in text
+
+
+@pytest.mark.parametrize(
+    ("only", "cases_left", "contests_left"),
+    [
+        ("P3", ["P3"], []),
+        ("row_loss", ["P1", "P2", "P3"], []),
+        ("select", [], ["small_loss", "class_balanced"]),
+        ("p1,Mixture", ["P1"], ["mixture"]),
+        ("accuracy", [], []),
+    ],
+)
+def test_only_takes_sections_cases_and_primitives(only, cases_left, contests_left):
+    words = run.words(only)
+    assert [case.name for case in run.chosen(words, run.CASES)] == cases_left
+    assert [contest.name for contest in run.chosen(words, run.CONTESTS)] == contests_left
+    with pytest.raises(argparse.ArgumentTypeError, match="p4 came"):
+        run.words("P4")
+
+
+def record(rival, median, **more):
+    times = {"median": median, "low": 0.9 * median, "high": 1.1 * median, "refused": None}
+    return {"case": "P3", "shape": [16, 10], "rival": rival, **times, **more}
+
+
+def test_summary_says_where_fastlnl_is_slower():
+    records = [
+        record("fastlnl", 1e-4),
+        *(record(name, 1e-4 * x, speedup=x) for name, x in (("eager", 3.0), ("F", 0.5))),
+    ]
+    report = {"machine": run.machine("cpu"), "row_loss": records}
+    lines = summary.summary_lines(report)
+    assert len(lines) <= 25
+    assert max(map(len, lines)) <= 120
+    text = " ".join(lines)
+    assert "eager 3.00x, F 0.50x" in text
+    assert "Faster in 1 of 2 comparisons, slower in 1, undecided (quartiles overlap) in 0." in text
+    assert "Slower: P3 16 x 10 against F (0.50x)." in text
+
+
+def test_compare_names_both_commits_and_machines_that_differ():
+    here = run.machine("cpu")
+    first = {"machine": {**here, "commit": "aaa1111"}, "row_loss": [record("fastlnl", 1e-3), record("eager", 5e-3)]}
+    second = {"machine": {**here, "commit": "bbb2222", "cores": 128}, "row_loss": [record("fastlnl", 2e-3)]}
+    text = "\n".join(compare.compare_lines(first, second))
+    assert "commit aaa1111" in text
+    assert "commit bbb2222" in text
+    assert f"machines differ (cores: {here['cores']} and 128)" in text
+    assert "| 1.000 | 2.000 |  2.00 |" in " ".join(text.split("\n"))
+    assert "Timed in A alone: 1, in B alone: 0." in text
 
 
 def test_table_aligns_and_leaves_out_empty_columns():

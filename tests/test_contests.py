@@ -11,6 +11,7 @@ from fastlnl.state import SampleDynamics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+import cases
 import contests
 import dynamics_cases
 import libraries
@@ -31,9 +32,16 @@ def test_contests_are_complete():
         assert (ROOT / contest.test).is_file()
         assert contest.axes in tables.TO_THE_LEFT
         assert all(len(size) == len(contest.axes.split(" x ")) for size in contest.sizes)
-        assert set(contest.targets) <= set(contest.sizes)
+        assert set(contest.targets) | set(contest.quick) <= set(contest.sizes)
+        assert contest.byte_model(contest.sizes[0]) > 0
         assert contest.surcharge or set(contest.rivals) <= set(plot.COLOR)
         assert len(contest.rivals) == 2 or not contest.targets  # a target is about the one rival
+
+
+def test_every_primitive_is_measured():
+    folders = {path.parent.name for path in (ROOT / "fastlnl" / "ops").glob("*/__init__.py")}
+    measured = {primitive for case in (*cases.CASES, *libraries.CONTESTS) for primitive in case.primitives}
+    assert measured == folders, "give it a case in benchmarks/cases.py or a contest beside primitive_cases.py"
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,17 @@ def contest_of(**rivals):
     functions = {"fastlnl": lambda x: x, "absent": absent, **rivals}
     built = {name: contests.calling(function) for name, function in functions.items()}
     return contests.Contest(
-        "toy", "a toy", "N", ((3,),), lambda size, _: size[0], built, difference, "test", {(3,): 0.5}
+        "toy",
+        "a toy",
+        "N",
+        ((3,),),
+        lambda size, _: size[0],
+        built,
+        difference,
+        "test",
+        (),
+        lambda size: 8,
+        {(3,): 0.5},
     )
 
 
