@@ -14,11 +14,12 @@ from torch import Tensor
 
 from fastlnl import losses
 
+Shape = tuple[int, int]
+
 SHAPES = [(128, 10), (1024, 100), (4096, 1000), (512, 21841)]  # CIFAR-10, CIFAR-100, ImageNet-1k, ImageNet-21k
 WIDEST = (16384, 1000)  # with --full
+ENDS = ((128, 10), (4096, 1000))  # of a short run, where launches cost and where bytes do
 MOMENTUM, ENTROPY_WEIGHT = 0.9, 0.3
-
-Shape = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,7 @@ class Case:
         rivals: by name; "fastlnl" and "eager" are always there.
         test: the test that must be green before a number of this case means anything.
         primitives: folders of `fastlnl/ops` that do fastlnl's part.
+        quick: the shapes of a short run.
         targets: how many times faster than a rival fastlnl wants to be on a CPU, in the order of `SHAPES`.
     """
 
@@ -76,6 +78,7 @@ class Case:
     test: str
     primitives: tuple[str, ...] = ("row_loss", "scale_rows")
     soft: bool = False
+    quick: tuple[Shape, ...] = ENDS
     targets: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def inputs(self, shape: Shape, device: torch.device | str, count: int, seed: int = 0) -> Problem:
@@ -273,6 +276,7 @@ CASES = [
             "F.cross_entropy": hard(F.cross_entropy),
         },
         "tests/ops/test_row_loss_memory.py",
+        quick=tuple(SHAPES),
         targets={
             "eager": (3.0, 3.0, 5.0, 5.0),
             "torch.compile": (2.5, 1.7, 1.7, 2.0),

@@ -94,10 +94,10 @@ def length(arguments: argparse.Namespace) -> Length:
 
 
 def row_loss(report: Record, arguments: argparse.Namespace, cases: Sequence[Case]) -> list[Record]:
-    shapes = arguments.shapes or [*SHAPES, *([WIDEST] if arguments.full else [])]
     seconds, _, fewest, _ = length(arguments)
     copy = report["copy_bytes_per_second"] = copy_rate(arguments.device)
-    pairs = [(case, shape) for case in cases for shape in shapes]
+    usual = (*SHAPES, WIDEST)
+    pairs = [(c, s) for c in cases for s in arguments.shapes or (usual if arguments.full else c.quick)]
     return [r for c, shape in pairs for r in measure(c, shape, arguments.device, seconds, copy, fewest, progress)]
 
 
