@@ -23,13 +23,15 @@ import torch
 from accuracy import time_to_accuracy
 from cases import CASES, SHAPES, WIDEST, Case, Shape
 from contests import Contest
+from epochs import measure_epochs, state_bytes
 from libraries import CONTESTS, against_libraries
 from machine import machine
 from measuring import measure
+from steps import measure_steps
 from summary import summary_lines
 from timing import copy_rate
 
-SECTIONS = ("row_loss", "batch_size", "libraries", "accuracy")
+SECTIONS = ("row_loss", "batch_size", "libraries", "step", "epoch", "accuracy")
 SWEPT_CLASSES, SWEPT_BATCHES, QUICK_BATCHES = (10, 100), (32, 128, 1024, 8192), (32, 8192)
 
 Record = dict[str, Any]
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             began = time.perf_counter()
             report[section] = MEASURE[section](report, arguments, any_case)
             progress(f"{section}: {time.perf_counter() - began:.0f} s")
-            print("\n" + "\n".join(tables.SECTION_LINES[section](report)))
+            print("\n" + "\n".join(tables.sections()[section](report)))
     report["seconds"] = round(time.perf_counter() - started, 1)
     print()
     for path in write(report, arguments.out / report["machine"]["folder"]):
@@ -123,11 +125,23 @@ def libraries(report: Record, arguments: argparse.Namespace, contests: Sequence[
     return against_libraries(list(contests), arguments.device, seconds, full, copy, progress)
 
 
+def epoch(report: Record, arguments: argparse.Namespace, _: Sequence[Any]) -> list[Record]:
+    report["state"] = state_bytes()
+    return measure_epochs(arguments.full, arguments.device, progress)
+
+
 def accuracy(report: Record, arguments: argparse.Namespace, _: Sequence[Any]) -> list[Record]:
     return time_to_accuracy(length(arguments).seeds, arguments.epochs, arguments.device, say=progress)
 
 
-MEASURE = {"row_loss": row_loss, "batch_size": batch_size, "libraries": libraries, "accuracy": accuracy}
+MEASURE = {
+    "row_loss": row_loss,
+    "batch_size": batch_size,
+    "libraries": libraries,
+    "step": lambda report, arguments, _: measure_steps(arguments.full, arguments.device, progress),
+    "epoch": epoch,
+    "accuracy": accuracy,
+}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,28 +1,24 @@
 """What a step of DivideMix and SANM asks of the device: `python benchmarks/step_cost.py`. Writes results/step_cost.md.
 
 Counted are launches and reads from the views of a step to the gradient by the logits, without networks, decoder,
-optimiser and augmentation: what differs between the method in the way of its authors' code and here. A launch is an
-operator that computes something, views and allocations are none; a primitive of fastlnl counts as the kernels that its
-Triton implementation launches. A read is whatever makes the host wait for the device. All of it runs on a CPU: counts,
-no times.
+optimiser and augmentation: what differs between the method in the way of its authors' code and here. `counting.py`
+says what counts. All of it runs on a CPU: counts, no times.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from counting import Asked, counted
 from provenance import commit
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastlnl import backend
 from fastlnl.data import Dataset
 from fastlnl.frame import Frame, Learner
 from fastlnl.methods import SANM, DivideMix
@@ -32,70 +28,6 @@ from fastlnl.philox import uniform
 
 RESULT = Path(__file__).parent / "results" / "step_cost.md"
 BATCH, CLASSES, SIZE, CHANNELS = 64, 10, 32, 512
-KERNELS = {"refine_targets": 1, "mix_views": 1, "class_prior": 2, "mixmatch_rows": 1, "erase_peaks": 2, "scale_rows": 1}
-WAITING = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "bincount")
-LEAVING = ("tolist", "cpu")  # of torch.Tensor, which a dispatch mode does not see on a CPU
-FREE = ("empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view")  # allocations and a view without an alias
-
-
-class Count(TorchDispatchMode):
-    """`launches` and `reads` so far; nothing counts while `paused`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches = self.reads = self.paused = 0
-
-    def __torch_dispatch__(self, operator: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        found = operator(*arguments, **(keywords or {}))
-        if not self.paused:
-            name = operator.overloadpacket.__name__
-            returned = operator._schema.returns
-            view = bool(returned) and all(r.alias_info is not None and not r.alias_info.is_write for r in returned)
-            self.reads += name in WAITING
-            self.launches += not (view or name in WAITING or name in FREE)
-        return found
-
-    @contextmanager
-    def pause(self):  # type: ignore[no-untyped-def]
-        self.paused += 1
-        try:
-            yield
-        finally:
-            self.paused -= 1
-
-
-def counted(loss: Callable[[], Tensor]) -> tuple[int, int]:
-    """Launches and reads of a loss and its backward pass."""
-    mode, find = Count(), backend.implementation
-    kept = {name: getattr(torch.Tensor, name) for name in LEAVING}
-
-    def implementation(primitive: str, like: Tensor) -> Callable[..., Any]:
-        function = find(primitive, like)
-
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            mode.launches += KERNELS[primitive] if not mode.paused else 0
-            with mode.pause():
-                return function(*arguments, **keywords)
-
-        return call
-
-    def leave(method: Callable[..., Any], tensor: Tensor, *arguments: Any) -> Any:
-        mode.reads += not mode.paused
-        with mode.pause():
-            return method(tensor, *arguments)
-
-    loss().backward()  # what is made at the first call does not count
-    backend.implementation = implementation
-    for name, method in kept.items():
-        setattr(torch.Tensor, name, lambda tensor, *arguments, method=method: leave(method, tensor, *arguments))
-    try:
-        with mode:
-            loss().backward()
-    finally:
-        backend.implementation = find
-        for name, method in kept.items():
-            setattr(torch.Tensor, name, method)
-    return mode.launches, mode.reads
 
 
 class Given(nn.Module):
@@ -243,13 +175,13 @@ def contest(method: DivideMix) -> dict[str, Callable[[], Tensor]]:
     }
 
 
-def costs() -> dict[str, dict[str, tuple[int, int]]]:
+def costs() -> dict[str, dict[str, Asked]]:
     """Launches and reads of a step of either method, plain and ours."""
     methods = (DivideMix(warmup_epochs=1), SANM(warmup_epochs=1, feature_map="map"))
     return {method.name: {who: counted(loss) for who, loss in contest(method).items()} for method in methods}
 
 
-def lines(found: dict[str, dict[str, tuple[int, int]]]) -> list[str]:
+def lines(found: dict[str, dict[str, Asked]]) -> list[str]:
     text = [
         f"# What a step asks of the device: batches of {BATCH} + {BATCH}, {CLASSES} classes, commit {commit()}",
         "",

@@ -80,11 +80,32 @@ def library_rows(report: Record) -> list[Record]:
 
 
 def step_rows(report: Record) -> list[Record]:
-    return []
+    """A row per network: per cent of a step of cross-entropy that bookkeeping adds, by fastlnl and otherwise."""
+    rows = []
+    for network in dict.fromkeys(r["network"] for r in report.get("step", [])):
+        mine = [r for r in report["step"] if r["network"] == network]
+        told = ", ".join(added(r, mine) for r in mine if r["by"] == "fastlnl" and not r["refused"])
+        first = mine[0]
+        where = f"batch {first['batch']}, step {milli(first['step']['median'])} ms"
+        rows.append(row(f"adds to a step: {first['title']}", where, "", told))
+    return rows
+
+
+def added(record: Record, records: list[Record]) -> str:
+    plain = next(r for r in records if r["method"] == record["method"] and r["by"] == "research code")
+    return f"{record['method']} {record['extra_percent']:+.2g} % (research code {plain['extra_percent']:+.2g} %)"
 
 
 def epoch_rows(report: Record) -> list[Record]:
-    return []
+    """The largest number of samples at which there is a rival."""
+    records = [r for r in report.get("epoch", []) if not r["refused"]]
+    rivals = [r for r in records if r["by"] != "fastlnl"]
+    if not rivals:
+        return []
+    samples = max(r["samples"] for r in rivals)
+    total = {r["by"]: r["score"] + r["split"] for r in records if r["samples"] == samples}
+    told = ", ".join(f"{by} {times(total[by] / total['fastlnl'])}" for by in total if by != "fastlnl")
+    return [row("score and split all samples", f"{samples:,}", f"{milli(total['fastlnl'])} ms", told)]
 
 
 def accuracy_rows(report: Record) -> list[Record]:

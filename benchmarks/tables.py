@@ -1,6 +1,6 @@
 """The report as Markdown tables that are aligned in a terminal too."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cases import CASES
@@ -10,17 +10,31 @@ from machine import PACKAGES
 Record = dict[str, Any]
 
 TO_THE_LEFT = {
-    *("B x C", "N x C", "N", "case", "size", "rival", "method", "wanted", "difference", ""),
+    *("B x C", "N x C", "N", "case", "size", "rival", "method", "by", "data", "wanted", "difference", ""),
     *("what", "at", "times as fast as"),  # of the summary
 }
 
 
 def report_lines(report: Record) -> list[str]:
     lines = machine_lines(report["machine"])
-    for section, write in SECTION_LINES.items():
+    for section, write in sections().items():
         if section in report:
             lines += ["", *write(report)]
     return lines
+
+
+def sections() -> dict[str, Callable[[Record], list[str]]]:
+    """What writes the tables of each section, in the order of the report."""
+    from step_tables import epoch_lines, step_lines  # they need the tables here
+
+    return {
+        "row_loss": row_loss_lines,
+        "batch_size": batch_size_lines,
+        "libraries": libraries_lines,
+        "step": step_lines,
+        "epoch": epoch_lines,
+        "accuracy": accuracy_lines,
+    }
 
 
 def machine_lines(machine: Record) -> list[str]:
@@ -158,14 +172,6 @@ def accuracy_lines(report: Record) -> list[str]:
         "",
         *table(rows),
     ]
-
-
-SECTION_LINES = {
-    "row_loss": row_loss_lines,
-    "batch_size": batch_size_lines,
-    "libraries": libraries_lines,
-    "accuracy": accuracy_lines,
-}
 
 
 def table(rows: Iterable[Record]) -> list[str]:

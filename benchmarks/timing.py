@@ -144,6 +144,20 @@ def graph_sampler(rival: Rival, batches: list[Batch]) -> Callable[[], float]:
     return sample
 
 
+def graph_of(step: Step) -> Step:
+    """A replay of the step on the inputs of its capture, from fixed addresses."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # what is set up at the first calls must not be captured
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
 def time_rivals(
     rivals: dict[str, Rival], problem: Problem, device: str, seconds: float, fewest: int = 15
 ) -> dict[str, dict[str, Timing]]:

@@ -15,9 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import cases
 import compare
+import epochs
 import libraries
 import measuring
 import run
+import steps
 import summary
 import tables
 import timing
@@ -39,6 +41,10 @@ def quick(monkeypatch):
     tiny = [dataclasses.replace(contest, sizes=(TINY[contest.axes],), quick=()) for contest in libraries.CONTESTS]
     tiny = [contest for contest in tiny if "torch.compile" not in contest.rivals]
     monkeypatch.setattr(run, "CONTESTS", tiny)
+    monkeypatch.setattr(steps, "QUICK", (steps.Setting("mlp", "tiny MLP", (8,), 16, 5, False, 3),))
+    monkeypatch.setattr(steps, "NUM_SAMPLES", 2000)
+    monkeypatch.setattr(epochs, "QUICK", (3000,))
+    monkeypatch.setattr(epochs, "DATA_SETS", epochs.DATA_SETS[:2])
     return short
 
 
@@ -224,6 +230,9 @@ def test_report_is_written(quick, tmp_path, capsys):
     assert not [r for r in report["libraries"] if r["refused"] and "not installed" not in r["refused"]]
     for record in report["row_loss"]:
         assert 0 < record["low"] <= record["median"] <= record["high"]
+    assert {(r["method"], r["by"]) for r in report["step"]} >= {("alr", "fastlnl"), ("crema", "research code")}
+    assert not [r for r in report["step"] + report["epoch"] if r["refused"]]
+    assert "### tiny MLP, batch 16, C = 5" in text
     ce, alr = report["accuracy"]
     assert (ce["method"], alr["method"], ce["seeds"], ce["epochs"]) == ("ce", "alr", 2, 2)
     assert [len(curve) for curve in ce["curves"]] == [2, 2]
