@@ -92,7 +92,7 @@ MIXTURE_CONTESTS = [
         PRIMITIVES,
         lambda size: 12 * size[0],  # read for the histogram and for the posteriors, written once
         {(50_000,): 30.0, (1_280_000,): 500.0},
-        quick=((50_000,), (1_280_000,)),
+        quick=((10_000,), (50_000,), (1_280_000,)),
         truth=exact_clean_prob,
     ),
     Contest(

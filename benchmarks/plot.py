@@ -14,12 +14,12 @@ COLOR = {
     "eager": "#b8b8b8",
     "torch.compile": "#e08a1e",
     "F.cross_entropy": "#4f7cac",
-    "scikit-learn": "#e08a1e",
+    "scikit-learn": "#c44e52",
     "cleanlab": "#4f7cac",
     "aum": "#8c6bb1",
     "scipy": "#c51b7d",
-    "torch.topk": "#d9d9d9",
-    "torch.sort": "#b8b8b8",
+    "torch.topk": "#9c8f7a",
+    "torch.sort": "#5f5648",
 }
 MARKER = {"fastlnl": "o", "eager": "s", "torch.compile": "^", "F.cross_entropy": "D", "scikit-learn": "^"}
 METHOD_COLOR = {"ce": "#4f7cac", "alr": "#0a6e5c"}
@@ -126,6 +126,7 @@ def draw_batch_size(records: list[Record], pyplot: Any) -> Any:
         axes.set_yscale("log")
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.grid(axis="y", color="#e6e6e6")
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.set_title(f"P3 step, C = {classes}")
         axes.set_xlabel("batch size")
     panels[0][0].set_ylabel("us, forward and backward")
@@ -162,7 +163,7 @@ def draw_libraries(records: list[Record], pyplot: Any) -> Any:
     rivals = unique(record["rival"] for record in records)
     handles = [pyplot.Rectangle((0, 0), 1, 1, color=COLOR[rival]) for rival in rivals]
     handles.append(pyplot.Line2D([], [], color="black", linewidth=1.6, marker=None))
-    figure.legend(handles, [*rivals, "wanted"], loc="outside upper center", ncols=len(handles), columnspacing=1.2)
+    figure.legend(handles, [*rivals, "wanted"], loc="outside upper center", ncols=min(5, len(handles)))
     return figure
 
 

@@ -1,8 +1,10 @@
-"""Training runs that stay in the repository: settings and log of every run, and one table over all of them.
+"""Training runs that stay in the repository: settings and log of every run, and tables over all of them.
 
-python benchmarks/training.py run --dataset digits --noise symmetric/exclusive:0.4 --methods ce alr --seeds 0 1 2 3 4
-python benchmarks/training.py keep runs/some-run          (a run that `fastlnl train` made)
-python benchmarks/training.py table                       (benchmarks/results/training/README.md)
+python benchmarks/train.py run --dataset digits --noise symmetric/exclusive:0.4 --methods ce alr --seeds 0 1 2 3 4
+python benchmarks/train.py keep runs/some-run          (a run that `fastlnl train` made)
+python benchmarks/train.py table                       (benchmarks/results/training/README.md)
+python benchmarks/train.py --record                    (benchmarks/results/records.md, of settings with 3 seeds or more)
+python benchmarks/train.py run ... --record            (train, then write both)
 """
 
 import argparse
@@ -16,11 +18,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import records
+
 RESULTS = Path(__file__).parent / "results" / "training"
 KEPT = ("run.json", "log.jsonl", "metrics.csv")
 HEAD = """# Training runs
 
-Written by `python benchmarks/training.py table` from the settings and logs here. Test accuracy in %, mean and sample
+Written by `python benchmarks/train.py table` from the settings and logs here. Test accuracy in %, mean and sample
 standard deviation over seeds (noise, weights and order change with the seed); headline is the last epoch, "best" is
 chosen on test data and stands there for comparison only. Cross-entropy has the same network, schedule and noise.
 "right" is the share of right labels after correction, "detection" the AUROC of a right label against a wrong one by
@@ -131,9 +135,28 @@ def spread(values: list[float]) -> str:
     return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
+def groups() -> dict[tuple[str, str], list[Path]]:
+    """Folders of the kept runs by setting and method."""
+    found: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for path in sorted(RESULTS.glob("*/*/run.json")):
+        found[(path.parent.parent.name, variant(json.loads(path.read_text())))].append(path.parent)
+    return found
+
+
+def record() -> None:
+    """Write the record table, say what is not in it and why."""
+    found, refused = records.write(groups(), RESULTS.parent)
+    print(f"{len(found)} records in {RESULTS.parent / 'records.md'}")
+    for reason in refused:
+        print(f"no record: {reason}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument(
+        "--record", action="store_true", help="write the record table, after the command if there is one"
+    )
+    commands = parser.add_subparsers(dest="command")
     sub = commands.add_parser("run")
     sub.add_argument("--dataset", required=True)
     sub.add_argument("--noise", required=True)
@@ -141,13 +164,22 @@ def main() -> None:
     sub.add_argument("--seeds", nargs="+", type=int, default=[0])
     commands.add_parser("keep").add_argument("folder", type=Path)
     commands.add_parser("table")
-    arguments, arguments_extra = parser.parse_known_args()
+    given = sys.argv[1:]
+    arguments, arguments_extra = parser.parse_known_args([word for word in given if word != "--record"])
+    arguments.record = "--record" in given  # before the command or behind its options
+    if arguments.command is None and not arguments.record:
+        parser.error("expected a command (run, keep, table) or --record")
+    if arguments_extra and arguments.command != "run":
+        parser.error(f"unrecognized arguments: {' '.join(arguments_extra)}")
     if arguments.command == "run":
         arguments.extra = arguments_extra
         run(arguments)
     elif arguments.command == "keep":
         print("kept in", keep(arguments.folder))
-    table()
+    if arguments.command is not None:
+        table()
+    if arguments.record:
+        record()
 
 
 if __name__ == "__main__":
