@@ -1,4 +1,4 @@
-// What kernels are made of: memory, number formats, teams of threads, random words, the error word.
+// What kernels are made of: memory, number formats, random words, the error word. Teams of threads: teams.cuh.
 //
 // Kernels reach memory only through `load`, `store` and `Shared`: the emulator (tests/emulator), which builds the same
 // files for the CPU, sees every access there.
@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "geometry.h"
 #include "kernels.h"
@@ -14,10 +15,14 @@
 #ifdef FASTLNL_EMULATOR
 #include "cuda_emulator.h"
 #else
+#include <cooperative_groups.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define FASTLNL_LAUNCH(kernel, grid, block, shared, stream, ...) \
   kernel<<<static_cast<unsigned>(grid), block, shared, static_cast<cudaStream_t>(stream)>>>(__VA_ARGS__)
+// All blocks at once, which may meet at a grid_barrier; the value is an error code.
+#define FASTLNL_LAUNCH_TOGETHER(kernel, grid, block, shared, stream, ...) \
+  ::fastlnl::launch_together(kernel, unsigned(grid), block, shared, static_cast<cudaStream_t>(stream), __VA_ARGS__)
 #define FASTLNL_SEES(access, address, bytes)
 #define FASTLNL_SHARED_ARRAY(address, bytes)
 #define FASTLNL_DYNAMIC_SHARED(name) extern __shared__ uint4 name[]
@@ -36,6 +41,17 @@ namespace fastlnl {
 
 constexpr unsigned WARP = 0xffffffffu;
 constexpr float INFINITE = std::numeric_limits<float>::infinity();
+
+#ifndef FASTLNL_EMULATOR
+FASTLNL_DEVICE void grid_barrier() { cooperative_groups::this_grid().sync(); }
+
+template <class... Parameters>
+int launch_together(void (*kernel)(Parameters...), unsigned grid, unsigned block, size_t shared, cudaStream_t stream,
+                    std::type_identity_t<Parameters>... arguments) {
+  void* addresses[] = {&arguments...};
+  return int(cudaLaunchCooperativeKernel(kernel, grid, block, addresses, shared, stream));
+}
+#endif
 
 // ---- memory
 
@@ -191,6 +207,22 @@ struct Half {
   static FASTLNL_DEVICE Bits bits(float x) { return __half_as_ushort(__float2half_rn(x)); }
 };
 
+// call(format) with that of the logits. The emulator needs one format of 16 bits, which is either.
+template <class Call>
+int with_format(int type, Call call) {
+#ifdef FASTLNL_EMULATOR
+  if (type == BFLOAT16 || type == FLOAT16) return call(::emulator::either<BFloat, Half>(type == FLOAT16));
+#endif
+  switch (type) {
+    case FLOAT32: return call(Float{});
+#ifndef FASTLNL_EMULATOR
+    case BFLOAT16: return call(BFloat{});
+    case FLOAT16: return call(Half{});
+#endif
+    default: return int(cudaErrorInvalidValue);
+  }
+}
+
 // The values of these columns; those outside [0, width) are `pad`.
 template <class Format, int N>
 FASTLNL_DEVICE void decode_slot(const void* row, Columns columns, int width, float pad, float (&v)[N]) {
@@ -200,68 +232,6 @@ FASTLNL_DEVICE void decode_slot(const void* row, Columns columns, int width, flo
 #pragma unroll
   for (int i = 0; i < N; ++i) v[i] = Format::value(bits[i]);
 }
-
-// ---- teams: LANES threads of a warp that share a row, or with LANES = 0 the whole block
-
-struct Larger {
-  template <class T>
-  FASTLNL_DEVICE T operator()(T x, T y) const { return x > y ? x : y; }
-};
-struct Smaller {
-  template <class T>
-  FASTLNL_DEVICE T operator()(T x, T y) const { return x < y ? x : y; }
-};
-struct Plus {
-  template <class T>
-  FASTLNL_DEVICE T operator()(T x, T y) const { return x + y; }
-};
-
-template <int LANES, class T, int N, class Operation>
-FASTLNL_DEVICE void butterfly(T (&v)[N], Operation operation) {
-#pragma unroll
-  for (int distance = LANES / 2; distance > 0; distance /= 2)
-#pragma unroll
-    for (int n = 0; n < N; ++n) v[n] = operation(v[n], __shfl_xor_sync(WARP, v[n], distance));
-}
-
-template <int LANES>
-struct Team {
-  static FASTLNL_DEVICE int size() { return LANES > 0 ? LANES : int(blockDim.x); }
-  static FASTLNL_DEVICE int lane() { return int(threadIdx.x) % size(); }
-  static FASTLNL_DEVICE int number() { return int(threadIdx.x) / size(); }  // of the team in its block
-
-  // Does it hold in any team of the warp? The threads of a warp go together, whatever teams they are in.
-  static FASTLNL_DEVICE bool any(bool condition) { return LANES > 0 ? __any_sync(WARP, condition) : condition; }
-
-  // Every lane gets the result, the same bits in each; memory written before is seen by the team after.
-  template <class T, int N, class Operation>
-  static FASTLNL_DEVICE void reduce(T (&v)[N], Operation operation) {
-    if constexpr (LANES > 0) {
-      butterfly<LANES>(v, operation);
-      __syncwarp();
-    } else {
-      butterfly<32>(v, operation);
-      FASTLNL_SHARED(T, scratch, 32 * N);
-      const int warps = int(blockDim.x) / 32, warp = int(threadIdx.x) / 32, lane = int(threadIdx.x) % 32;
-      if (lane == 0)
-        for (int n = 0; n < N; ++n) scratch.set(n * 32 + warp, v[n]);
-      __syncthreads();
-#pragma unroll
-      for (int n = 0; n < N; ++n) v[n] = scratch.get(n * 32 + lane % warps);  // warps is a power of two
-      for (int distance = warps / 2; distance > 0; distance /= 2)
-#pragma unroll
-        for (int n = 0; n < N; ++n) v[n] = operation(v[n], __shfl_xor_sync(WARP, v[n], distance));
-      __syncthreads();  // the scratch is free again
-    }
-  }
-
-  template <class T, class Operation>
-  static FASTLNL_DEVICE T reduce(T x, Operation operation) {
-    T v[1] = {x};
-    reduce(v, operation);
-    return v[0];
-  }
-};
 
 // ---- random words
 

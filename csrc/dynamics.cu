@@ -3,6 +3,7 @@
 // Of several occurrences of an id in the batch the thread with the last one serves all, in order; the others leave. So
 // no two threads touch a record. Each block looks through the ids of the batch once, with its own in a hash table.
 #include "record.cuh"
+#include "teams.cuh"
 
 namespace fastlnl {
 
@@ -16,7 +17,9 @@ struct IdTable {
   Shared<Key> ids;
   Shared<int> first, last;
 
-  static FASTLNL_DEVICE int place(Key id) { return int((uint32_t(id ^ id >> 32) * 2654435761u) / (0xffffffffu / SLOTS + 1)); }
+  static FASTLNL_DEVICE int place(Key id) {
+    return int((uint32_t(id ^ id >> 32) * 2654435761u) / (0xffffffffu / SLOTS + 1));
+  }
 
   // Called by all threads of the block; returns the slot of the thread's id, -1 if that does not `count`.
   FASTLNL_DEVICE int find(const int64_t* index, int batch, int64_t id, bool count) const {
@@ -71,8 +74,9 @@ FASTLNL_DEVICE Presentation presented(const DynamicsArgs& args, int64_t at) {
   const float* numbers = args.numbers + at;
   Presentation row{load(args.label + at), load(args.prediction + at)};
   row.nll = load(numbers), row.margin = load(numbers + 3 * args.batch);
-  row.mean = load(numbers + args.mean_row * args.batch), row.ema = load(numbers + args.ema_row * args.batch);
-  row.kept = args.history != nullptr ? load(numbers + args.kept_row * args.batch) : 0;
+  const BookArgs& book = args.book;
+  row.mean = load(numbers + book.mean_row * args.batch), row.ema = load(numbers + book.ema_row * args.batch);
+  row.kept = book.history != nullptr ? load(numbers + book.kept_row * args.batch) : 0;
   row.more_events = args.second != nullptr && load(args.second + at) != row.label;
   return row;
 }
@@ -82,47 +86,41 @@ __global__ void __launch_bounds__(ENTER_THREADS) dynamics_kernel(const DynamicsA
   FASTLNL_SHARED(int, firsts, IdTable::SLOTS);
   FASTLNL_SHARED(int, lasts, IdTable::SLOTS);
   const IdTable table{ids, firsts, lasts};
+  const BookArgs& book = args.book;
   const int batch = int(args.batch), row = int(blockIdx.x) * ENTER_THREADS + int(threadIdx.x);
   const bool exists = row < batch;
   const int64_t sample = exists ? load(args.index + row) : PADDING, label = exists ? load(args.label + row) : 0;
-  const bool label_fits = label >= 0 && label < args.num_classes;
-  const bool id_fits = sample >= 0 && sample < args.num_samples;
+  const bool label_fits = label >= 0 && label < book.num_classes;
+  const bool id_fits = sample >= 0 && sample < book.num_samples;
   const int offends = sample != PADDING && !(label_fits && id_fits) ? row : IdTable::NOWHERE;
   if (Team<0>::reduce(offends, Smaller{}) == offends && offends == row)
-    report(args.counters + ERRORS, label_fits ? BAD_ID : BAD_LABEL, row, sample, label_fits ? sample : label);
+    report(book.counters + ERRORS, label_fits ? BAD_ID : BAD_LABEL, row, sample, label_fits ? sample : label);
 
   const int slot = table.find(args.index, batch, sample, id_fits);
   const bool leads = slot >= 0 && table.last.get(slot) == row;
   int current = leads ? table.first.get(slot) : IdTable::NOWHERE;
-  const uint32_t learns = uint32_t(std::min<int64_t>(load(args.counters + EPOCH) + 1, FULL));
+  const uint32_t learns = learns_at(book);
   Record record{};
   Tally tally{};
-  if (leads) record.read(args.records, sample);
+  if (leads) record.read(book.records, sample);
   while (__any_sync(WARP, current <= row)) {
     if (current <= row) {
       const Presentation here = presented(args, current);
-      if (here.label >= 0 && here.label < args.num_classes) record.enter(here, args.momentum, learns, tally);
+      if (here.label >= 0 && here.label < book.num_classes) record.enter(here, book.momentum, learns, tally);
     }
     if (current == row) current = IdTable::NOWHERE;
     current = next_of(args.index, batch, sample, current, current < row);
   }
   if (record.entered) {
-    record.write(args.records, sample);
-    if (args.history != nullptr) {
-      const int64_t cell = load(args.counters + CURSOR) * args.num_samples + sample;
-      const float value = ring_value(record.kept, args.log_odds);
-      if (args.half)
-        store(static_cast<uint16_t*>(args.history) + cell, Half::bits(value));
-      else
-        store(static_cast<float*>(args.history) + cell, value);
-    }
+    record.write(book.records, sample);
+    write_ring(book, sample, record.kept);
   }
   Team<0>::reduce(tally.sums, Plus{});
   if (threadIdx.x < 5) {
     int64_t sum = tally.sums[0];
 #pragma unroll
     for (int i = 1; i < 5; ++i) sum = int(threadIdx.x) == i ? tally.sums[i] : sum;
-    if (sum != 0) add(args.counters + ROWS + threadIdx.x, sum);
+    if (sum != 0) add(book.counters + ROWS + threadIdx.x, sum);
   }
 }
 

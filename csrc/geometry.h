@@ -7,9 +7,16 @@
 namespace fastlnl {
 
 constexpr int SLOT_BYTES = 16;
+constexpr int UNIT = 4;  // neighbours that a thread takes together, of whatever type: so are the additions of their row
 constexpr int TILE_THREADS = 128;
 constexpr int WIDE_THREADS = 256;
 constexpr int MAX_BLOCK_ROWS = 32;
+#ifdef FASTLNL_EMULATOR  // where large sizes would take long, the ways that only they take begin earlier
+constexpr int MANY_BLOCKS = 16, PRIVATE_GROUPS = 32;
+#else
+constexpr int MANY_BLOCKS = 1024;     // several for each multiprocessor
+constexpr int PRIVATE_GROUPS = 2048;  // whose ranges fit the shared memory that a block need not ask for
+#endif
 
 // A wide row is copied in slots of 16 bytes that are aligned in memory: the first and the last may reach beyond the row
 // (head and tail), and only those are copied element by element. Elements of the first slot in front of the row:
@@ -25,7 +32,7 @@ constexpr int64_t slot_count(int64_t classes, int shift, int element_bytes) {
 struct Tile {
   int lanes, elements;
 
-  constexpr int slots(int element_bytes) const { return std::max(1, elements * element_bytes / SLOT_BYTES); }
+  constexpr int units() const { return elements / UNIT; }
 };
 
 // Several rows a warp up to 64 columns, a warp a row up to 1,024 (two kinds, which differ in registers), then a block.
@@ -40,13 +47,14 @@ struct Geometry {
 };
 
 // The tile depends on the number of classes alone, not on where rows lie, because it decides the order of additions: a
-// row gives the same bits wherever it stands. `scans`: with a label memory each block looks through the ids of the
-// batch once, so the teams of large batches take several rows, as long as 1,024 blocks remain.
+// row gives the same bits wherever it stands. `scans`: where rows of one sample go together each block looks once
+// through the ids of the batch, so the teams of large batches take several rows, as long as MANY_BLOCKS remain.
 constexpr Geometry row_geometry(int64_t batch, int64_t classes, bool scans) {
   for (int tile = 0; tile < WIDE; ++tile) {
     if (classes > TILES[tile].lanes * TILES[tile].elements) continue;
     const int teams = TILE_THREADS / TILES[tile].lanes;
-    const int64_t rounds = scans ? std::clamp<int64_t>(batch / (int64_t(teams) * 1024), 1, MAX_BLOCK_ROWS / teams) : 1;
+    const int most = scans ? MAX_BLOCK_ROWS / teams : 1;
+    const int64_t rounds = std::clamp<int64_t>(batch / (int64_t(teams) * MANY_BLOCKS), 1, most);
     return {tile, TILE_THREADS, int(rounds), (batch + teams * rounds - 1) / (teams * rounds)};
   }
   return {WIDE, WIDE_THREADS, 1, batch};

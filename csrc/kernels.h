@@ -5,10 +5,20 @@
 
 namespace fastlnl {
 
-enum Type : int32_t { FLOAT32, BFLOAT16, FLOAT16, UINT8 };
+enum Type : int32_t { FLOAT32, BFLOAT16, FLOAT16, UINT8, TOPK };
 enum Loss : int32_t { CROSS_ENTROPY, SOFT_CROSS_ENTROPY, ALR, ELR, GCE };
 
 constexpr int64_t PADDING = -1;  // the id of a row that only fills up a batch: all its outputs are 0, no error
+
+// The records of fastlnl/ops/dynamics, and which of a row's numbers go where. Without records there is no book.
+struct BookArgs {
+  int32_t* records;   // (num_samples, 8)
+  int64_t* counters;  // (12,)
+  void* history;      // (rows, num_samples) float32, or float16
+  int64_t num_samples, num_classes;
+  int32_t mean_row, ema_row, kept_row, log_odds, half;
+  float momentum;
+};
 
 // What one pass over rows of logits reads and writes; absent tensors are null. See fastlnl/ops/row_loss/contract.py.
 struct RowArgs {
@@ -16,7 +26,8 @@ struct RowArgs {
   const int64_t* label;   // (batch,)
   const int64_t* index;   // (batch,)
   const float* target;    // (batch, classes)
-  void* table;            // (num_samples, classes) of table_type
+  void* table;            // (num_samples, ...) records of table_type, each table_bytes long
+  float* moved;           // (batch, classes) to work with: a topk table, rows wider than a tile
   const int64_t* step;    // (), of a table that rounds at random
   const float* weight;    // (batch,)
   float* loss;            // (batch,); row_stats has none
@@ -24,25 +35,22 @@ struct RowArgs {
   float* stats;           // (5, batch): nll, p_label, confidence, margin, entropy
   int64_t* prediction;    // (batch,), with stats
   int64_t* errors;        // (4,): kind, position, id, value
-  int64_t row_stride, batch, num_samples;
-  int32_t classes, logits_type, table_type, loss_kind, one_hot;
+  int64_t row_stride, batch, num_samples, table_bytes;
+  int32_t classes, logits_type, table_type, loss_kind, one_hot, kept;  // kept: K of a topk table
   uint32_t seed;
   float use, keep, grad_scale, parameters[4];
+  BookArgs book;  // the rows are entered there, too
 };
 
 // See fastlnl/ops/dynamics.
 struct DynamicsArgs {
-  int32_t* records;         // (num_samples, 8)
-  int64_t* counters;        // (12,)
-  const int64_t* index;     // (batch,)
-  const int64_t* label;     // (batch,)
+  BookArgs book;
+  const int64_t* index;       // (batch,)
+  const int64_t* label;       // (batch,)
   const int64_t* prediction;  // (batch,)
-  const int64_t* second;    // (batch,), predictions of a second view
-  const float* numbers;     // (5, batch)
-  void* history;            // (rows, num_samples) float32, or float16
-  int64_t batch, num_samples, num_classes;
-  int32_t mean_row, ema_row, kept_row, log_odds, half;
-  float momentum;
+  const int64_t* second;      // (batch,), predictions of a second view
+  const float* numbers;       // (5, batch)
+  int64_t batch;
 };
 
 // See fastlnl/ops/value_histogram.
@@ -89,7 +97,8 @@ struct EMArgs {
   int64_t* info;          // (groups, 3)
   double* odds;           // (groups, 8)
   double* cut;            // (groups,)
-  int64_t points, groups, max_iter;
+  double* sums;           // (most_blocks, 2, 8) to work with where a group has a whole grid; null: a block each
+  int64_t points, groups, max_iter, most_blocks;
   int32_t family, init, clip;
   double reg_covar, tol;
 };

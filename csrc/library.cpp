@@ -12,6 +12,7 @@
 
 namespace {
 
+using fastlnl::BookArgs;
 using fastlnl::RowArgs;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
@@ -29,15 +30,20 @@ void* stream_of(const Tensor& like) {
 }
 #endif
 
-template <class T>
-T* pointer(const Tensor& x) {
-  return static_cast<T*>(x.data_ptr());
-}
+// The memory of a tensor, for a pointer of any type; null where there is none.
+struct Address {
+  void* memory;
 
-template <class T>
-T* pointer(const OptionalTensor& x) {
-  return x.has_value() ? static_cast<T*>(x->data_ptr()) : nullptr;
-}
+  template <class T>
+  operator T*() const {
+    return static_cast<T*>(memory);
+  }
+};
+
+Address at(const Tensor& x) { return {x.data_ptr()}; }
+Address at(const OptionalTensor& x) { return {x.has_value() ? x->data_ptr() : nullptr}; }
+
+int64_t length(const OptionalTensor& x) { return x.has_value() ? x->size(0) : 0; }
 
 int32_t type_of(const Tensor& x) {
   switch (x.scalar_type()) {
@@ -45,9 +51,12 @@ int32_t type_of(const Tensor& x) {
     case ScalarType::BFloat16: return fastlnl::BFLOAT16;
     case ScalarType::Half: return fastlnl::FLOAT16;
     case ScalarType::Byte: return fastlnl::UINT8;
+    case ScalarType::Short: return fastlnl::TOPK;
     default: throw std::runtime_error("fastlnl: a tensor of a type that no CUDA kernel takes");
   }
 }
+
+int32_t type_of(const OptionalTensor& x) { return x.has_value() ? type_of(*x) : fastlnl::FLOAT32; }
 
 // The device of `like` is current during the call.
 template <class Args>
@@ -59,194 +68,111 @@ void launch(int (*launcher)(const Args*, void*), const Args& args, const Tensor&
   if (code != 0) throw std::runtime_error(std::string("fastlnl: the CUDA launch failed: ") + fastlnl_error_text(code));
 }
 
-RowArgs rows_of(const Tensor& logits) {
-  RowArgs args{};
-  args.logits = logits.data_ptr();
-  args.logits_type = type_of(logits);
-  args.batch = logits.size(0);
-  args.classes = int32_t(logits.size(1));
-  args.row_stride = logits.stride(0);
-  return args;
+BookArgs book_of(const OptionalTensor& records, const OptionalTensor& counters, const OptionalTensor& history,
+                 int64_t num_classes, int64_t mean_row, int64_t ema_row, int64_t kept_row, bool log_odds,
+                 double momentum) {
+  return {.records = at(records), .counters = at(counters), .history = at(history), .num_samples = length(records),
+          .num_classes = num_classes, .mean_row = int32_t(mean_row), .ema_row = int32_t(ema_row),
+          .kept_row = int32_t(kept_row), .log_odds = log_odds, .half = type_of(history) == fastlnl::FLOAT16,
+          .momentum = float(momentum)};
 }
 
+// ---- the operators, as their schemas below
+
 void row_loss(Tensor logits, OptionalTensor label, OptionalTensor index, OptionalTensor target, OptionalTensor table,
-              OptionalTensor step, OptionalTensor weight, Tensor loss, Tensor dlogits, OptionalTensor stats,
-              OptionalTensor prediction, Tensor errors, int64_t kind, bool one_hot, int64_t seed, double use,
-              double keep, double grad_scale, double q0, double q1, double q2, double q3) {
-  RowArgs args = rows_of(logits);
-  args.label = pointer<int64_t>(label);
-  args.index = pointer<int64_t>(index);
-  args.target = pointer<float>(target);
-  args.weight = pointer<float>(weight);
-  args.loss = pointer<float>(loss);
-  args.dlogits = dlogits.data_ptr();
-  args.stats = pointer<float>(stats);
-  args.prediction = pointer<int64_t>(prediction);
-  args.errors = pointer<int64_t>(errors);
-  if (table.has_value()) {
-    args.table = table->data_ptr();
-    args.table_type = type_of(*table);
-    args.num_samples = table->size(0);
-    args.step = pointer<int64_t>(step);
-  }
-  args.loss_kind = int32_t(kind);
-  args.one_hot = one_hot;
-  args.seed = uint32_t(seed);
-  args.use = float(use);
-  args.keep = float(keep);
-  args.grad_scale = float(grad_scale);
-  const double q[] = {q0, q1, q2, q3};
-  for (int i = 0; i < 4; ++i) args.parameters[i] = float(q[i]);
+              OptionalTensor moved, OptionalTensor step, OptionalTensor weight, Tensor loss, Tensor dlogits,
+              OptionalTensor stats, OptionalTensor prediction, Tensor errors, int64_t kind, bool one_hot, int64_t kept,
+              int64_t seed, double use, double keep, double grad_scale, double q0, double q1, double q2, double q3,
+              OptionalTensor records, OptionalTensor counters, OptionalTensor history, int64_t num_classes,
+              int64_t mean_row, int64_t ema_row, int64_t kept_row, bool log_odds, double momentum) {
+  const RowArgs args{
+      .logits = at(logits), .label = at(label), .index = at(index), .target = at(target), .table = at(table),
+      .moved = at(moved), .step = at(step), .weight = at(weight), .loss = at(loss), .dlogits = at(dlogits),
+      .stats = at(stats), .prediction = at(prediction), .errors = at(errors), .row_stride = logits.stride(0),
+      .batch = logits.size(0), .num_samples = length(table),
+      .table_bytes = table.has_value() ? table->size(1) * int64_t(table->element_size()) : 0,
+      .classes = int32_t(logits.size(1)), .logits_type = type_of(logits), .table_type = type_of(table),
+      .loss_kind = int32_t(kind), .one_hot = one_hot, .kept = int32_t(kept), .seed = uint32_t(seed),
+      .use = float(use), .keep = float(keep), .grad_scale = float(grad_scale),
+      .parameters = {float(q0), float(q1), float(q2), float(q3)},
+      .book = book_of(records, counters, history, num_classes, mean_row, ema_row, kept_row, log_odds, momentum)};
   launch(fastlnl_row_loss, args, logits);
 }
 
 void row_stats(Tensor logits, Tensor label, Tensor stats, Tensor prediction, Tensor errors) {
-  RowArgs args = rows_of(logits);
-  args.label = pointer<int64_t>(label);
-  args.stats = pointer<float>(stats);
-  args.prediction = pointer<int64_t>(prediction);
-  args.errors = pointer<int64_t>(errors);
+  const RowArgs args{
+      .logits = at(logits), .label = at(label), .stats = at(stats), .prediction = at(prediction), .errors = at(errors),
+      .row_stride = logits.stride(0), .batch = logits.size(0), .classes = int32_t(logits.size(1)),
+      .logits_type = type_of(logits)};
   launch(fastlnl_row_stats, args, logits);
 }
 
 void dynamics(Tensor records, Tensor counters, Tensor index, Tensor label, Tensor prediction, OptionalTensor second,
               Tensor numbers, OptionalTensor history, int64_t num_classes, int64_t mean_row, int64_t ema_row,
               int64_t kept_row, bool log_odds, double momentum) {
-  fastlnl::DynamicsArgs args{};
-  args.records = pointer<int32_t>(records);
-  args.counters = pointer<int64_t>(counters);
-  args.index = pointer<int64_t>(index);
-  args.label = pointer<int64_t>(label);
-  args.prediction = pointer<int64_t>(prediction);
-  args.second = pointer<int64_t>(second);
-  args.numbers = pointer<float>(numbers);
-  args.history = pointer<void>(history);
-  args.batch = index.size(0);
-  args.num_samples = records.size(0);
-  args.num_classes = num_classes;
-  args.mean_row = int32_t(mean_row);
-  args.ema_row = int32_t(ema_row);
-  args.kept_row = int32_t(kept_row);
-  args.log_odds = log_odds;
-  args.half = history.has_value() && type_of(*history) == fastlnl::FLOAT16;
-  args.momentum = float(momentum);
+  const fastlnl::DynamicsArgs args{
+      .book = book_of(records, counters, history, num_classes, mean_row, ema_row, kept_row, log_odds, momentum),
+      .index = at(index), .label = at(label), .prediction = at(prediction), .second = at(second),
+      .numbers = at(numbers), .batch = index.size(0)};
   launch(fastlnl_dynamics, args, records);
 }
 
 void value_histogram(Tensor x, OptionalTensor group, OptionalTensor given, OptionalTensor keys, Tensor counts,
                      Tensor mean, Tensor limits, Tensor left_out) {
-  fastlnl::HistogramArgs args{};
-  args.x = pointer<float>(x);
-  args.group = pointer<int64_t>(group);
-  args.given = pointer<double>(given);
-  args.keys = pointer<int32_t>(keys);
-  args.counts = pointer<int64_t>(counts);
-  args.mean = pointer<double>(mean);
-  args.limits = pointer<double>(limits);
-  args.left_out = pointer<int64_t>(left_out);
-  args.n = x.size(0);
-  args.groups = counts.size(0);
-  args.bins = int32_t(counts.size(1));
+  const fastlnl::HistogramArgs args{
+      .x = at(x), .group = at(group), .given = at(given), .keys = at(keys), .counts = at(counts), .mean = at(mean),
+      .limits = at(limits), .left_out = at(left_out), .n = x.size(0), .groups = counts.size(0),
+      .bins = int32_t(counts.size(1))};
   launch(fastlnl_value_histogram, args, x);
 }
 
-void histogram_zoom(Tensor x, OptionalTensor group, Tensor limits, Tensor at, Tensor bin_mean, Tensor bin_counts,
+void histogram_zoom(Tensor x, OptionalTensor group, Tensor limits, Tensor where, Tensor bin_mean, Tensor bin_counts,
                     Tensor cells, Tensor value, Tensor counts) {
-  fastlnl::ZoomArgs args{};
-  args.x = pointer<float>(x);
-  args.group = pointer<int64_t>(group);
-  args.limits = pointer<double>(limits);
-  args.at = pointer<double>(at);
-  args.bin_mean = pointer<double>(bin_mean);
-  args.bin_counts = pointer<int64_t>(bin_counts);
-  args.cells = pointer<int64_t>(cells);
-  args.value = pointer<double>(value);
-  args.counts = pointer<int64_t>(counts);
-  args.n = x.size(0);
-  args.groups = bin_counts.size(0);
-  args.bins = int32_t(bin_counts.size(1));
+  const fastlnl::ZoomArgs args{
+      .x = at(x), .group = at(group), .limits = at(limits), .at = at(where), .bin_mean = at(bin_mean),
+      .bin_counts = at(bin_counts), .cells = at(cells), .value = at(value), .counts = at(counts), .n = x.size(0),
+      .groups = bin_counts.size(0), .bins = int32_t(bin_counts.size(1))};
   launch(fastlnl_histogram_zoom, args, x);
 }
 
 void mixture_em(Tensor value, Tensor counts, Tensor offset, Tensor limits, OptionalTensor start, OptionalTensor draw,
-                Tensor fitted, Tensor info, Tensor odds, Tensor cut, int64_t family, int64_t init, int64_t max_iter,
-                bool clip, double reg_covar, double tol) {
-  fastlnl::EMArgs args{};
-  args.value = pointer<double>(value);
-  args.counts = pointer<int64_t>(counts);
-  args.offset = pointer<int64_t>(offset);
-  args.limits = pointer<double>(limits);
-  args.start = pointer<double>(start);
-  args.draw = pointer<double>(draw);
-  args.fitted = pointer<double>(fitted);
-  args.info = pointer<int64_t>(info);
-  args.odds = pointer<double>(odds);
-  args.cut = pointer<double>(cut);
-  args.points = value.size(0);
-  args.groups = fitted.size(0);
-  args.max_iter = max_iter;
-  args.family = int32_t(family);
-  args.init = int32_t(init);
-  args.clip = clip;
-  args.reg_covar = reg_covar;
-  args.tol = tol;
+                Tensor fitted, Tensor info, Tensor odds, Tensor cut, OptionalTensor sums, int64_t family, int64_t init,
+                int64_t max_iter, bool clip, double reg_covar, double tol) {
+  const fastlnl::EMArgs args{
+      .value = at(value), .counts = at(counts), .offset = at(offset), .limits = at(limits), .start = at(start),
+      .draw = at(draw), .fitted = at(fitted), .info = at(info), .odds = at(odds), .cut = at(cut), .sums = at(sums),
+      .points = value.size(0), .groups = fitted.size(0), .max_iter = max_iter, .most_blocks = length(sums),
+      .family = int32_t(family), .init = int32_t(init), .clip = clip, .reg_covar = reg_covar, .tol = tol};
   launch(fastlnl_mixture_em, args, value);
 }
 
 void mixture_posterior(Tensor x, Tensor odds, OptionalTensor group, Tensor posterior, bool beta, bool log_odds) {
-  fastlnl::PosteriorArgs args{};
-  args.x = pointer<float>(x);
-  args.odds = pointer<double>(odds);
-  args.group = pointer<int64_t>(group);
-  args.posterior = pointer<float>(posterior);
-  args.n = x.size(0);
-  args.groups = odds.size(0);
-  args.beta = beta;
-  args.log_odds = log_odds;
+  const fastlnl::PosteriorArgs args{
+      .x = at(x), .odds = at(odds), .group = at(group), .posterior = at(posterior), .n = x.size(0),
+      .groups = odds.size(0), .beta = beta, .log_odds = log_odds};
   launch(fastlnl_mixture_posterior, args, x);
 }
 
 void select_best(Tensor scores, Tensor quota, OptionalTensor group, Tensor mask, Tensor cut, OptionalTensor count,
                  OptionalTensor prefix, OptionalTensor remaining, bool largest) {
-  fastlnl::SelectArgs args{};
-  args.scores = pointer<float>(scores);
-  args.quota = pointer<int64_t>(quota);
-  args.group = pointer<int64_t>(group);
-  args.mask = pointer<int8_t>(mask);
-  args.cut = pointer<float>(cut);
-  args.count = pointer<int32_t>(count);
-  args.prefix = pointer<int64_t>(prefix);
-  args.remaining = pointer<int64_t>(remaining);
-  args.n = scores.size(0);
-  args.groups = quota.size(0);
-  args.largest = largest;
+  const fastlnl::SelectArgs args{
+      .scores = at(scores), .quota = at(quota), .group = at(group), .mask = at(mask), .cut = at(cut),
+      .count = at(count), .prefix = at(prefix), .remaining = at(remaining), .n = scores.size(0),
+      .groups = quota.size(0), .largest = largest};
   launch(fastlnl_select, args, scores);
 }
 
 void two_view_loss(Tensor weak, Tensor strong, Tensor label, Tensor index, Tensor wrong_count, Tensor table,
                    OptionalTensor weights, OptionalTensor terms, OptionalTensor totals, Tensor loss, Tensor dlogits,
                    Tensor prediction, Tensor errors, int64_t mode, bool before, double grad_scale) {
-  fastlnl::TwoViewArgs args{};
-  args.rows = rows_of(weak);
-  args.rows.label = pointer<int64_t>(label);
-  args.rows.index = pointer<int64_t>(index);
-  args.rows.loss = pointer<float>(loss);
-  args.rows.dlogits = dlogits.data_ptr();
-  args.rows.prediction = pointer<int64_t>(prediction);
-  args.rows.errors = pointer<int64_t>(errors);
-  args.rows.num_samples = wrong_count.size(0);
-  args.rows.grad_scale = float(grad_scale);
-  args.strong = strong.data_ptr();
-  args.strong_stride = strong.stride(0);
-  args.wrong_count = pointer<int32_t>(wrong_count);
-  args.lookup = pointer<float>(table);
-  args.groups = table.size(0);
-  args.depth = table.size(1);
-  args.weights = pointer<float>(weights);
-  args.terms = pointer<float>(terms);
-  args.totals = pointer<float>(totals);
-  args.mode = int32_t(mode);
-  args.before = before;
+  const fastlnl::TwoViewArgs args{
+      .rows = {.logits = at(weak), .label = at(label), .index = at(index), .loss = at(loss), .dlogits = at(dlogits),
+               .prediction = at(prediction), .errors = at(errors), .row_stride = weak.stride(0),
+               .batch = weak.size(0), .num_samples = wrong_count.size(0), .classes = int32_t(weak.size(1)),
+               .logits_type = type_of(weak), .grad_scale = float(grad_scale)},
+      .strong = at(strong), .wrong_count = at(wrong_count), .lookup = at(table), .weights = at(weights),
+      .terms = at(terms), .totals = at(totals), .strong_stride = strong.stride(0), .groups = table.size(0),
+      .depth = table.size(1), .mode = int32_t(mode), .before = before};
   launch(fastlnl_two_view_loss, args, weak);
 }
 
@@ -254,10 +180,12 @@ void two_view_loss(Tensor weak, Tensor strong, Tensor label, Tensor index, Tenso
 
 STABLE_TORCH_LIBRARY(fastlnl_cuda, library) {
   library.def(
-      "row_loss(Tensor logits, Tensor? label, Tensor? index, Tensor? target, Tensor(a!)? table, Tensor? step, "
-      "Tensor? weight, Tensor(b!) loss, Tensor(c!) dlogits, Tensor(d!)? stats, Tensor(e!)? prediction, "
-      "Tensor(f!) errors, int kind, bool one_hot, int seed, float use, float keep, float grad_scale, float q0, "
-      "float q1, float q2, float q3) -> ()");
+      "row_loss(Tensor logits, Tensor? label, Tensor? index, Tensor? target, Tensor(a!)? table, "
+      "Tensor(b!)? moved, Tensor? step, Tensor? weight, Tensor(c!) loss, Tensor(d!) dlogits, Tensor(e!)? stats, "
+      "Tensor(f!)? prediction, Tensor(g!) errors, int kind, bool one_hot, int kept, int seed, float use, float keep, "
+      "float grad_scale, float q0, float q1, float q2, float q3, Tensor(h!)? records, Tensor(i!)? counters, "
+      "Tensor(j!)? history, int num_classes, int mean_row, int ema_row, int kept_row, bool log_odds, float momentum) "
+      "-> ()");
   library.def(
       "row_stats(Tensor logits, Tensor label, Tensor(a!) stats, Tensor(b!) prediction, Tensor(c!) errors) -> ()");
   library.def(
@@ -272,8 +200,8 @@ STABLE_TORCH_LIBRARY(fastlnl_cuda, library) {
       "Tensor(a!) cells, Tensor(b!) value, Tensor(c!) counts) -> ()");
   library.def(
       "mixture_em(Tensor value, Tensor counts, Tensor offset, Tensor limits, Tensor? start, Tensor? draw, "
-      "Tensor(a!) fitted, Tensor(b!) info, Tensor(c!) odds, Tensor(d!) cut, int family, int init, int max_iter, "
-      "bool clip, float reg_covar, float tol) -> ()");
+      "Tensor(a!) fitted, Tensor(b!) info, Tensor(c!) odds, Tensor(d!) cut, Tensor(e!)? sums, int family, int init, "
+      "int max_iter, bool clip, float reg_covar, float tol) -> ()");
   library.def(
       "mixture_posterior(Tensor x, Tensor odds, Tensor? group, Tensor(a!) posterior, bool beta, bool log_odds) -> ()");
   library.def(

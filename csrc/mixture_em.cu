@@ -1,9 +1,11 @@
-// Two components on a line, one block a group, from a start to a fit in one launch: fastlnl/ops/mixture_em.
+// Two components on a line, from a start to a fit in one launch: fastlnl/ops/mixture_em.
 //
-// float64 throughout: the points are few, and sums over them decide when to stop. The points that count are moved to
-// shared memory once, mapped to [0, 1] and for Beta with their logarithms; those of a group that does not fit there are
-// mapped again each time. A thread's points are always the same and every thread comes to the same parameters, so a
-// group has the same bits alone and among others.
+// float64 throughout: the points are few, and sums over them decide when to stop. A group has a block, or where it is
+// large (values, not bins) a cooperative grid with a stretch of the points a block. The points that count are moved to
+// shared memory once, mapped to [0, 1] and for Beta with their logarithms; where they do not fit there they are mapped
+// again each time. A thread's points are always the same, sums are added in the order of threads and blocks, and every
+// thread comes to the same parameters, so a group has the same bits alone and among others in blocks, and in every
+// launch of the same grid.
 #include "points.cuh"
 
 namespace fastlnl {
@@ -14,13 +16,13 @@ enum Status { EMPTY = 1, TOO_FEW = 2, ALL_EQUAL = 4, COLLAPSED = 8, TWO_VALUES =
 // The first point at which the running sum of n, or n (z - centre)^2, exceeds the target; the last if none. Each
 // thread looks through a stretch of its own.
 template <bool SQUARED, class P>
-FASTLNL_DEVICE double pick(const P& points, double centre, double target, double last) {
+FASTLNL_DEVICE double pick(P& points, double centre, double target, double last) {
   const int64_t each = (points.size + EM_THREADS - 1) / EM_THREADS;
   const int64_t begin = std::min(each * threadIdx.x, points.size), end = std::min(begin + each, points.size);
   const auto weight = [&](const Point& p) { return SQUARED ? p.n * (p.z - centre) * (p.z - centre) : p.n; };
   double sum = 0, found = last;
   for (int64_t i = begin; i < end; ++i) sum += weight(points.at(i));
-  double running = sum_before(sum, sum);
+  double running = points.crew.sum_before(sum, sum);
   for (int64_t i = begin; i < end; ++i) {
     const Point p = points.at(i);
     running += weight(p);
@@ -29,23 +31,23 @@ FASTLNL_DEVICE double pick(const P& points, double centre, double target, double
       break;
     }
   }
-  return Team<0>::reduce(found, Smaller{});
+  return points.crew.reduce(found, Smaller{});
 }
 
 // The z up to which a point starts in the lower component.
 template <class P>
-FASTLNL_DEVICE double hard_split(const P& points, const EMArgs& args, const Ends& ends) {
+FASTLNL_DEVICE double hard_split(P& points, const EMArgs& args, const Ends& ends) {
   double middle = (ends.first + ends.last) / 2;
   if (args.init == QUANTILE) {
     const double cut = pick<false>(points, 0, ends.total / 2, ends.last);
     return cut < ends.last ? cut : middle;
   }
   if (args.init == KMEANS) {
-    const double* draw = args.draw + 2 * blockIdx.x;
+    const double* draw = args.draw + 2 * points.crew.group;
     const double one = pick<false>(points, 0, load(draw) * ends.total, ends.last);
     double far = 0;
     points.each([&](const Point& p) { far += p.n * (p.z - one) * (p.z - one); });
-    far = Team<0>::reduce(far, Plus{});
+    far = points.crew.reduce(far, Plus{});
     middle = (one + pick<true>(points, one, load(draw + 1) * far, ends.last)) / 2;
   }
   double before = -1;
@@ -56,7 +58,7 @@ FASTLNL_DEVICE double hard_split(const P& points, const EMArgs& args, const Ends
       below[0] += p.n;
       below[1] += p.n * p.z;
     });
-    Team<0>::reduce(below, Plus{});
+    points.crew.reduce(below, Plus{});
     const double m = below[0], sum = below[1];
     if (m == 0 || m == ends.total || m == before) break;
     middle = (sum / m + (ends.whole - sum) / (ends.total - m)) / 2;
@@ -77,7 +79,7 @@ struct Mixture {
   }
 
   template <class P>
-  FASTLNL_DEVICE void start_from(const P& points, double cut) {  // the M step after a hard split
+  FASTLNL_DEVICE void start_from(P& points, double cut) {  // the M step after a hard split
     double s[7] = {};
     points.each([&](const Point& p) {
       const bool below = p.z <= cut;
@@ -88,12 +90,12 @@ struct Mixture {
         s[4 + i] += below ? 0 : w[i];
       }
     });
-    Team<0>::reduce(s, Plus{});
+    points.crew.reduce(s, Plus{});
     gaussian_steps(s, 0, 0);
   }
 
   template <class P>
-  FASTLNL_DEVICE double step(const P& points) {
+  FASTLNL_DEVICE double step(P& points) {
     double k0, k1, h0 = 0, h1 = 0;
     if constexpr (FAMILY == GAUSSIAN) {
       const Parabola low = log_density(lower), high = log_density(upper);
@@ -122,7 +124,7 @@ struct Mixture {
       s[1] += r0, s[2] += r0 * f0, s[3] += r0 * g0;
       s[4] += r1, s[5] += r1 * f1, s[6] += r1 * g1;
     });
-    Team<0>::reduce(s, Plus{});
+    points.crew.reduce(s, Plus{});
     if constexpr (FAMILY == GAUSSIAN) {
       gaussian_steps(s, lower.a, upper.a);
     } else {
@@ -163,11 +165,10 @@ FASTLNL_DEVICE void odds_of(const Component& c, const Component& d, double low, 
   }
 }
 
-template <int FAMILY>
-__global__ void __launch_bounds__(EM_THREADS) mixture_em_kernel(const EMArgs args, int capacity) {
-  FASTLNL_DYNAMIC_SHARED(dynamic);
-  const int64_t group = blockIdx.x;
-  Points<FAMILY> points(args, group, capacity, reinterpret_cast<double*>(dynamic));
+template <int FAMILY, class Crew>
+FASTLNL_DEVICE void fit_group(const EMArgs& args, Crew crew, int capacity, double* memory) {
+  const int64_t group = crew.group;
+  Points<FAMILY, Crew> points(args, crew, capacity, memory);
   const Ends ends = points.ends();
   const bool some = ends.total > 0;
   int status = !some ? EMPTY : (ends.total < 4 ? TOO_FEW : 0) | (ends.first == ends.last ? ALL_EQUAL : 0);
@@ -205,7 +206,7 @@ __global__ void __launch_bounds__(EM_THREADS) mixture_em_kernel(const EMArgs arg
   status |= (collapsed ? COLLAPSED : 0) | (!bad && ends.between == 0 ? TWO_VALUES : 0);
   double q[8];
   odds_of<FAMILY>(c, d, points.low, points.high, points.width, args.clip, q);
-  if (threadIdx.x > 0) return;
+  if (threadIdx.x > 0 || crew.number > 0) return;
   const double fitted[7] = {c.weight, d.weight, c.a, d.a, c.b, d.b, bound};
   const int64_t info[3] = {steps, int64_t(converged), status};
 #pragma unroll
@@ -218,14 +219,49 @@ __global__ void __launch_bounds__(EM_THREADS) mixture_em_kernel(const EMArgs arg
 }
 
 template <int FAMILY>
-int launch_em(const EMArgs& args, void* stream) {
-  constexpr int64_t POINT_BYTES = 8 * Points<FAMILY>::KEPT;
+__global__ void __launch_bounds__(EM_THREADS) mixture_em_kernel(const EMArgs args, int capacity) {
+  FASTLNL_DYNAMIC_SHARED(dynamic);
+  fit_group<FAMILY>(args, OneBlock{blockIdx.x}, capacity, reinterpret_cast<double*>(dynamic));
+}
+
+template <int FAMILY>
+__global__ void __launch_bounds__(EM_THREADS) mixture_grid_kernel(const EMArgs args, int capacity, int64_t group) {
+  FASTLNL_DYNAMIC_SHARED(dynamic);
+  fit_group<FAMILY>(args, WholeGrid(group, args), capacity, reinterpret_cast<double*>(dynamic));
+}
+
+// Points of shared memory that a block gets.
+template <int FAMILY, class Kernel>
+int64_t capacity_of(Kernel kernel, int64_t points) {
+  constexpr int64_t POINT_BYTES = 8 * Points<FAMILY, OneBlock>::KEPT;
   constexpr int64_t MOST_BYTES = 160 * 1024;  // registers leave room for one block a multiprocessor; the rest is cache
-  const auto kernel = mixture_em_kernel<FAMILY>;
-  int64_t capacity = std::min(args.points, MOST_BYTES / POINT_BYTES);
+  int64_t capacity = std::min(points, MOST_BYTES / POINT_BYTES);
   while (!may_share(kernel, capacity * POINT_BYTES)) capacity /= 2;
-  FASTLNL_LAUNCH(kernel, args.groups, EM_THREADS, capacity * POINT_BYTES, stream, args, int(capacity));
-  return int(cudaGetLastError());
+  return capacity;
+}
+
+// A block has 1,024 points at least, a multiprocessor one block at most: so all of them run at once.
+inline int64_t grid_of(const EMArgs& args) {
+  const int64_t most = std::min<int64_t>(args.most_blocks, device_has(cudaDevAttrMultiProcessorCount));
+  return std::clamp<int64_t>(args.points / args.groups / (2 * EM_THREADS), 1, std::max<int64_t>(most, 1));
+}
+
+template <int FAMILY>
+int launch_em(const EMArgs& args, void* stream) {
+  constexpr int64_t POINT_BYTES = 8 * Points<FAMILY, OneBlock>::KEPT;
+  if (args.sums == nullptr) {
+    const auto kernel = mixture_em_kernel<FAMILY>;
+    const int64_t capacity = capacity_of<FAMILY>(kernel, args.points);
+    FASTLNL_LAUNCH(kernel, args.groups, EM_THREADS, capacity * POINT_BYTES, stream, args, int(capacity));
+    return int(cudaGetLastError());
+  }
+  const auto kernel = mixture_grid_kernel<FAMILY>;
+  const int64_t blocks = grid_of(args), capacity = capacity_of<FAMILY>(kernel, args.points / blocks + 1);
+  int code = 0;
+  for (int64_t group = 0; group < args.groups && code == 0; ++group)
+    code = FASTLNL_LAUNCH_TOGETHER(kernel, blocks, EM_THREADS, capacity * POINT_BYTES, stream, args, int(capacity),
+                                   group);
+  return code;
 }
 
 }  // namespace fastlnl

@@ -93,4 +93,18 @@ FASTLNL_DEVICE float ring_value(float x, bool log_odds) {
   return fminf(x, HISTORY_LIMIT);
 }
 
+FASTLNL_DEVICE void write_ring(const BookArgs& book, int64_t sample, float kept) {
+  if (book.history == nullptr) return;
+  const int64_t cell = load(book.counters + CURSOR) * book.num_samples + sample;
+  const float value = ring_value(kept, book.log_odds);
+  if (book.half)
+    store(static_cast<uint16_t*>(book.history) + cell, Half::bits(value));
+  else
+    store(static_cast<float*>(book.history) + cell, value);
+}
+
+FASTLNL_DEVICE uint32_t learns_at(const BookArgs& book) {
+  return uint32_t(std::min<int64_t>(load(book.counters + EPOCH) + 1, FULL));
+}
+
 }  // namespace fastlnl

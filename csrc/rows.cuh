@@ -6,23 +6,29 @@
 namespace fastlnl {
 
 // Blocks a multiprocessor shall hold at once: as many as registers allow without spilling.
-template <class Format, int SOURCE, int LANES>
-constexpr int RESIDENT = (LANES > 0 ? 4 : 3) - (SOURCE >= DENSE && sizeof(typename Format::Bits) == 2);
+template <int SOURCE, int LANES>
+constexpr int RESIDENT = LANES > 0 ? 4 : SOURCE == TABLE ? 2 : 3;
 
-template <class Format, int SOURCE, int LANES, int SLOTS>
-__global__ void __launch_bounds__(LANES > 0 ? TILE_THREADS : WIDE_THREADS, RESIDENT<Format, SOURCE, LANES>)
+template <class Format, int SOURCE, int LANES, int UNITS>
+__global__ void __launch_bounds__(LANES > 0 ? TILE_THREADS : WIDE_THREADS, RESIDENT<SOURCE, LANES>)
 rows_kernel(const RowArgs args, int rounds, bool keeps) {
-  using Pass = RowPass<Format, SOURCE, LANES, SLOTS>;
+  using Pass = RowPass<Format, SOURCE, LANES, UNITS>;
   using Lanes = typename Pass::Lanes;
   FASTLNL_DYNAMIC_SHARED(dynamic);
-  Pass pass{args, keeps, reinterpret_cast<typename Pass::Bits*>(dynamic)};
+  FASTLNL_SHARED(float, noted, (Ledger::NUMBERS + 1) * MAX_BLOCK_ROWS);
+  FASTLNL_SHARED(int, predictions, MAX_BLOCK_ROWS);
+  FASTLNL_SHARED(Ledger::Word, tally, Ledger::COUNTS);
+  const Ledger ledger{noted, predictions, tally};
+  Pass pass{{args, keeps, reinterpret_cast<typename Pass::Bits*>(dynamic)}, ledger};
   const int teams = LANES > 0 ? TILE_THREADS / Lanes::size() : 1;
   const int64_t begin = int64_t(blockIdx.x) * teams * rounds;
   FASTLNL_SHARED(int64_t, ids, MAX_BLOCK_ROWS);
   FASTLNL_SHARED(int, firsts, MAX_BLOCK_ROWS);
   FASTLNL_SHARED(int, lasts, MAX_BLOCK_ROWS);
   const Occurrences occurrences{ids, firsts, lasts};
-  if constexpr (SOURCE == TABLE) occurrences.find(args, begin, teams * rounds);
+  const bool booked = SOURCE != STATS_ONLY && args.book.records != nullptr;
+  if (booked) ledger.open();
+  if (SOURCE == TABLE || booked) occurrences.find(args, begin, teams * rounds);
 
   for (int round = 0; round < rounds; ++round) {
     const int place = round * teams + Lanes::number();
@@ -38,29 +44,40 @@ rows_kernel(const RowArgs args, int rounds, bool keeps) {
       pass.enter(row, true);
       pass.refuse(row);
     }
-    if constexpr (SOURCE == TABLE) {
-      const bool leads = exists && valid && occurrences.last.get(place) == row;
-      int current = leads ? occurrences.first.get(place) : Occurrences::NONE;
-      pass.look_up(sample, leads);
-      while (Lanes::any(current <= row)) {
-        pass.run(current, current <= row, current == row);
-        if (Lanes::any(current < row)) {
-          const int next = next_occurrence<Lanes>(args, sample, current);
-          current = current < row ? next : Occurrences::NONE;
-        } else {
-          current = Occurrences::NONE;
-        }
+    bool enters = false;
+    if (booked && exists) {
+      const bool booked_label = label >= 0 && label < args.book.num_classes;
+      const bool booked_id = sample >= 0 && sample < args.book.num_samples;
+      enters = valid && booked_label && booked_id;
+      if (Lanes::lane() == 0 && sample != PADDING && !(booked_label && booked_id))
+        report(args.book.counters + ERRORS, booked_label ? BAD_ID : BAD_LABEL, row, sample,
+               booked_label ? sample : label);
+    }
+    // Rows of one sample go together where something of it is moved.
+    const bool together = SOURCE == TABLE || enters;
+    const bool leads = exists && valid && (!together || occurrences.last.get(place) == row);
+    const int first = leads && together ? occurrences.first.get(place) : int(row);
+    int current = leads ? first : Occurrences::NONE;
+    if constexpr (SOURCE == TABLE) pass.look_up(sample, leads);
+    while (Lanes::any(current <= row)) {
+      pass.run(current, place, current <= row, current == row);
+      if (enters && current <= row && Lanes::lane() == 0)
+        ledger.enter(args.book, place, sample, pass.label, current == first);
+      if (Lanes::any(current < row)) {
+        const int next = next_occurrence<Lanes>(args, sample, current);
+        current = current < row ? next : Occurrences::NONE;
+      } else {
+        current = Occurrences::NONE;
       }
-    } else {
-      pass.run(row, exists && valid, false);
     }
   }
+  if (booked) ledger.close(args.book);
 }
 
 template <class Format, int SOURCE, int TILE>
 int launch_tile(const RowArgs& args, const Geometry& geometry, void* stream) {
   constexpr Tile tile = TILES[TILE];
-  const auto kernel = rows_kernel<Format, SOURCE, tile.lanes, tile.slots(sizeof(typename Format::Bits))>;
+  const auto kernel = rows_kernel<Format, SOURCE, tile.lanes, tile.units()>;
   FASTLNL_LAUNCH(kernel, geometry.blocks, geometry.threads, 0, stream, args, geometry.rounds, false);
   return int(cudaGetLastError());
 }
@@ -71,6 +88,7 @@ int launch_wide(const RowArgs& args, const Geometry& geometry, void* stream) {
   constexpr int SIZE = sizeof(typename Format::Bits);
   const int64_t bytes = slot_count(args.classes, SLOT_BYTES / SIZE - 1, SIZE) * SLOT_BYTES;
   const bool keeps = may_share(kernel, bytes);
+  if (SOURCE == TABLE && args.table_type == TOPK && args.moved == nullptr) return int(cudaErrorInvalidValue);
   FASTLNL_LAUNCH(kernel, geometry.blocks, geometry.threads, keeps ? int(bytes) : 0, stream, args, 1, keeps);
   return int(cudaGetLastError());
 }
@@ -80,7 +98,7 @@ int launch_rows(const RowArgs& args, void* stream) {
   if (args.batch == 0) return 0;
   if (args.batch < 0 || args.batch > 1 << 30 || args.classes < 1 || args.classes > 1 << 30)
     return int(cudaErrorInvalidValue);
-  const Geometry geometry = row_geometry(args.batch, args.classes, SOURCE == TABLE);
+  const Geometry geometry = row_geometry(args.batch, args.classes, SOURCE == TABLE || args.book.records != nullptr);
   switch (geometry.tile) {
     case 0: return launch_tile<Format, SOURCE, 0>(args, geometry, stream);
     case 1: return launch_tile<Format, SOURCE, 1>(args, geometry, stream);
@@ -92,12 +110,8 @@ int launch_rows(const RowArgs& args, void* stream) {
 
 template <int SOURCE>
 int launch_format(const RowArgs& args, void* stream) {
-  switch (args.logits_type) {
-    case FLOAT32: return launch_rows<Float, SOURCE>(args, stream);
-    case BFLOAT16: return launch_rows<BFloat, SOURCE>(args, stream);
-    case FLOAT16: return launch_rows<Half, SOURCE>(args, stream);
-    default: return int(cudaErrorInvalidValue);
-  }
+  return with_format(args.logits_type,
+                     [&](auto format) { return launch_rows<decltype(format), SOURCE>(args, stream); });
 }
 
 }  // namespace fastlnl

@@ -3,7 +3,7 @@
 // Few samples: each counts who is better, in one launch. Many: a sample's place is its (score, id) as one integer of
 // 32 + log2(n) bits, higher for better; the last one selected is found digit by digit, two launches each: count the
 // next digit of those still in question, walk down the counts.
-#include "common.cuh"
+#include "teams.cuh"
 
 namespace fastlnl {
 
@@ -159,7 +159,8 @@ int fastlnl_select(const fastlnl::SelectArgs* args, void* stream) {
   int id_bits = 1;
   while (int64_t(1) << id_bits < n) ++id_bits;
   const int top = (32 + id_bits - 1) / bits * bits;
-  const int64_t blocks = std::min<int64_t>((n + COUNT_SAMPLES - 1) / COUNT_SAMPLES, 4 * device_has(cudaDevAttrMultiProcessorCount));
+  const int64_t most = 4 * device_has(cudaDevAttrMultiProcessorCount);
+  const int64_t blocks = std::min<int64_t>((n + COUNT_SAMPLES - 1) / COUNT_SAMPLES, most);
   FASTLNL_LAUNCH(empty_kernel, args->groups, NARROW_THREADS, 0, stream, *args, 1 << bits);
   for (int shift = top; shift >= 0; shift -= bits) {
     FASTLNL_LAUNCH(count_kernel, blocks, COUNT_THREADS, 0, stream, *args, shift, bits, id_bits);

@@ -1,16 +1,15 @@
-// Rows of the label memory: decoded into a slot of float, written back in the format of the table, and who writes them.
+// Rows of the label memory: decoded into a unit of float, written back in the format of the table, and who writes them.
 //
-// Formats other than float32 round at random, see fastlnl/ops/row_loss/storage.py. Of several occurrences of an id in
-// the batch the row with the last one (the leader) serves all of them, in order, from the old row; the others leave.
-// So no block reads a table row that another one writes, in one launch and without waiting.
+// Of several occurrences of an id in the batch the row with the last one (the leader) serves all of them, in order,
+// from the old row; the others leave. So no block reads a table row that another one writes, in one launch and without
+// waiting.
 #pragma once
 
-#include "common.cuh"
+#include "topk.cuh"
 
 namespace fastlnl {
 
-constexpr uint32_t TABLE_STREAM = 0x0D470784u;  // crc32 of "label_memory"
-constexpr float LEVELS = 254;                   // of uint8: probability 1
+constexpr float LEVELS = 254;  // of uint8: probability 1
 constexpr uint8_t NEVER_WRITTEN = 255;
 
 struct Byte {
@@ -19,49 +18,21 @@ struct Byte {
   static FASTLNL_DEVICE Bits bits(float) { return 0; }  // of what lies outside of a row
 };
 
-FASTLNL_DEVICE int64_t table_bytes(int type) { return type == FLOAT32 ? 4 : type == UINT8 ? 1 : 2; }
-
 FASTLNL_DEVICE char* table_row(const RowArgs& args, int64_t sample) {
-  return static_cast<char*>(args.table) + sample * args.classes * table_bytes(args.table_type);
+  return static_cast<char*>(args.table) + sample * args.table_bytes;
 }
 
 // Columns outside [0, width) become 0.
 template <int N>
 FASTLNL_DEVICE void read_table(const RowArgs& args, int64_t sample, Columns columns, int width, float (&v)[N]) {
-  const char* row = table_row(args, sample);
+  char* row = table_row(args, sample);
   switch (args.table_type) {
     case FLOAT32: return decode_slot<Float>(row, columns, width, 0, v);
     case BFLOAT16: return decode_slot<BFloat>(row, columns, width, 0, v);
     case FLOAT16: return decode_slot<Half>(row, columns, width, 0, v);
+    case TOPK: return read_topk(args, row, columns, width, v);
     default: return decode_slot<Byte>(row, columns, width, 0, v);
   }
-}
-
-struct RowKey {
-  uint32_t first, second;
-};
-
-FASTLNL_DEVICE RowKey row_key(const RowArgs& args, int64_t sample) {
-  const uint64_t step = uint64_t(load(args.step)), id = uint64_t(sample);
-  const Philox words = philox({uint32_t(id), uint32_t(id >> 32), uint32_t(step), uint32_t(step >> 32)}, args.seed,
-                              TABLE_STREAM);
-  return {words.word[0], words.word[1]};
-}
-
-FASTLNL_DEVICE uint32_t random_word(RowKey key, int column) {  // lowbias32 of C. Wellons
-  uint32_t x = uint32_t(column) ^ key.first;
-  x = (x ^ (x >> 16)) * 0x7FEB352Du;
-  x = (x ^ (x >> 15)) * 0x846CA68Bu;
-  return x ^ (x >> 16) ^ key.second;
-}
-
-FASTLNL_DEVICE uint16_t round_bfloat(float x, uint32_t word) {
-  return uint16_t((__float_as_uint(x) + (word >> 16)) >> 16);
-}
-
-FASTLNL_DEVICE uint16_t round_half(float x, uint32_t word) {  // below 2^-14 numbers are multiples of 2^-24
-  if (x < 6.103515625e-5f) return uint16_t(int(x * 16777216.0f + float(word >> 8) * 5.9604644775390625e-8f));
-  return uint16_t(((__float_as_uint(x) + (word >> 19)) >> 13) - (112u << 10));
 }
 
 FASTLNL_DEVICE uint8_t round_byte(float x, uint32_t word) {

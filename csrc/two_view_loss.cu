@@ -8,8 +8,8 @@
 namespace fastlnl {
 
 // Blocks a multiprocessor shall hold at once: as many as registers allow without spilling.
-template <int LANES, int SLOTS, int N>
-constexpr int TWO_VIEW_RESIDENT = LANES == 0 ? 2 : SLOTS * N > 8 ? 3 : 4;
+template <int LANES, int UNITS>
+constexpr int TWO_VIEW_RESIDENT = LANES == 0 ? 2 : UNITS * UNIT > 8 ? 3 : 4;
 
 // How the leader of an id goes through its occurrences: it counts them up to its own row, then its own row and after it
 // the earlier ones give out what they have.
@@ -35,11 +35,11 @@ struct Tour {
   }
 };
 
-template <class Format, int LANES, int SLOTS>
+template <class Format, int LANES, int UNITS>
 __global__ void __launch_bounds__(LANES > 0 ? TILE_THREADS : WIDE_THREADS,
-                                  TWO_VIEW_RESIDENT<LANES, SLOTS, SLOT_BYTES / int(sizeof(typename Format::Bits))>)
+                                  TWO_VIEW_RESIDENT<LANES, UNITS>)
 two_view_kernel(const TwoViewArgs args, int rounds, bool keeps) {
-  using Pass = TwoViewPass<Format, LANES, SLOTS>;
+  using Pass = TwoViewPass<Format, LANES, UNITS>;
   using Lanes = typename Pass::Lanes;
   FASTLNL_DYNAMIC_SHARED(dynamic);
   Pass pass{{args, keeps, reinterpret_cast<typename Pass::Bits*>(dynamic)}};
@@ -97,7 +97,7 @@ two_view_kernel(const TwoViewArgs args, int rounds, bool keeps) {
 template <class Format, int TILE>
 int launch_two_view_tile(const TwoViewArgs& args, const Geometry& geometry, void* stream) {
   constexpr Tile tile = TILES[TILE];
-  const auto kernel = two_view_kernel<Format, tile.lanes, tile.slots(sizeof(typename Format::Bits))>;
+  const auto kernel = two_view_kernel<Format, tile.lanes, tile.units()>;
   FASTLNL_LAUNCH(kernel, geometry.blocks, geometry.threads, 0, stream, args, geometry.rounds, false);
   return int(cudaGetLastError());
 }
@@ -131,10 +131,6 @@ int launch_two_views(const TwoViewArgs& args, void* stream) {
 
 int fastlnl_two_view_loss(const fastlnl::TwoViewArgs* args, void* stream) {
   using namespace fastlnl;
-  switch (args->rows.logits_type) {
-    case FLOAT32: return launch_two_views<Float>(*args, stream);
-    case BFLOAT16: return launch_two_views<BFloat>(*args, stream);
-    case FLOAT16: return launch_two_views<Half>(*args, stream);
-    default: return int(cudaErrorInvalidValue);
-  }
+  return with_format(args->rows.logits_type,
+                     [&](auto format) { return launch_two_views<decltype(format)>(*args, stream); });
 }

@@ -11,13 +11,13 @@ FASTLNL_DEVICE float clamped(float p) { return fminf(fmaxf(p, LOW), HIGH); }
 // p where the clamp leaves it alone.
 FASTLNL_DEVICE float unclamped(float p) { return p >= LOW && p <= HIGH ? p : 0.0f; }
 
-template <class Format, int LANES, int SLOTS>
-struct TwoViewPass : TwoViewRow<Format, LANES, SLOTS> {
-  using Row = TwoViewRow<Format, LANES, SLOTS>;
+template <class Format, int LANES, int UNITS>
+struct TwoViewPass : TwoViewRow<Format, LANES, UNITS> {
+  using Row = TwoViewRow<Format, LANES, UNITS>;
   using typename Row::Bits, typename Row::Lanes;
-  using Row::N, Row::SIZE, Row::args, Row::keeps, Row::width, Row::label, Row::top, Row::sums, Row::apart;
+  using Row::N, Row::SIZE, Row::SLOT, Row::args, Row::keeps, Row::width, Row::label, Row::top, Row::sums, Row::apart;
   using Row::prediction, Row::finite;
-  using Row::again, Row::by_slots, Row::each, Row::each_aligned, Row::forget, Row::gradient_row, Row::inside;
+  using Row::again, Row::by_units, Row::each, Row::each_aligned, Row::forget, Row::gradient_row, Row::inside;
   using Row::logit, Row::place, Row::probability, Row::shift;
 
   // Clean probability and similarity weight of the row at hand: from the table, or what the launch before found there.
@@ -113,7 +113,7 @@ struct TwoViewPass : TwoViewRow<Format, LANES, SLOTS> {
 #pragma unroll
     for (int view = 0; view < 2; ++view) {
       dlogits[view] = gradient_row(view, width > 0 ? row : 0);
-      leaves[view] = SLOTS == 0 && keeps && !by_slots() &&
+      leaves[view] = UNITS == 0 && keeps && !by_units() &&
                      head_shift(reinterpret_cast<uintptr_t>(dlogits[view]), SIZE) == shift(view);
     }
     each([&](int k, Columns columns) {
@@ -133,13 +133,13 @@ struct TwoViewPass : TwoViewRow<Format, LANES, SLOTS> {
       for (int view = 0; view < 2; ++view)
         store_slot(leaves[view] ? place(view) : dlogits[view], columns, width, out[view]);
     });
-    if constexpr (SLOTS == 0) {
+    if constexpr (UNITS == 0) {
       if (keeps) __syncthreads();  // for what leaves, and before the next row arrives
 #pragma unroll
       for (int view = 0; view < 2; ++view)
         if (leaves[view])
           each_aligned(shift(view), [&](Columns columns) {
-            Bits bits[N];
+            Bits bits[SLOT];
             load_slot(place(view), columns, width, Bits(0), bits);
             store_slot(dlogits[view], columns, width, bits);
           });

@@ -1,6 +1,6 @@
 // A row of two views: where it is kept, and the first half of its pass, up to predictions and sums.
 //
-// Rows belong to teams of threads, and columns to threads, as in row_pass.cuh, the same in both views. A tile keeps
+// Rows belong to teams of threads, and columns to threads, as in row_at_hand.cuh, the same in both views. A tile keeps
 // both rows in registers, a wide row keeps them in shared memory, one behind the other; where they do not fit there
 // they are read four times.
 #pragma once
@@ -32,18 +32,19 @@ struct Best {
   }
 };
 
-// SLOTS slots of each view a thread in registers, or with 0 as many as the row takes.
-template <class Format, int LANES, int SLOTS>
+// UNITS units of each view a thread in registers, or with 0 as many as the row takes.
+template <class Format, int LANES, int UNITS>
 struct TwoViewRow {
   using Bits = typename Format::Bits;
   using Lanes = Team<LANES>;
-  static constexpr int SIZE = sizeof(Bits), N = SLOT_BYTES / SIZE, HELD = SLOTS > 0 ? SLOTS : 1;
-  static constexpr bool FORGETS = SLOTS == 0 || SLOTS * N > 8;  // too many columns to keep their exponentials
+  static constexpr int SIZE = sizeof(Bits), N = UNIT, SLOT = SLOT_BYTES / SIZE, HELD = UNITS > 0 ? UNITS : 1;
+  static constexpr int WORDS = N * SIZE / 4;  // of a unit
+  static constexpr bool FORGETS = UNITS == 0 || UNITS * N > 8;  // too many columns to keep their exponentials
 
   const TwoViewArgs& args;
   const bool keeps;  // wide rows in shared memory, `shift` elements behind the begin of their place, if they fit
   Bits* const kept;
-  uint32_t z[2][HELD][SLOT_BYTES / 4];  // a tile's logits as memory holds them: half as many registers for 16 bits
+  uint32_t z[2][HELD][WORDS];  // a tile's logits as memory holds them: half as many registers for 16 bits
 
   // The row at hand.
   const Bits* logits[2];
@@ -52,17 +53,17 @@ struct TwoViewRow {
   int prediction[2];
   bool finite;
 
-  FASTLNL_DEVICE bool by_slots() const { return args.rows.classes % N == 0; }
+  FASTLNL_DEVICE bool by_units() const { return args.rows.classes % N == 0; }
   FASTLNL_DEVICE bool inside(int column) const { return unsigned(column) < unsigned(width); }
   FASTLNL_DEVICE int shift(int view) const { return head_shift(reinterpret_cast<uintptr_t>(logits[view]), SIZE); }
   FASTLNL_DEVICE Bits* place(int view) const {
-    return kept + view * place_slots(args.rows.classes) * N + shift(view);
+    return kept + view * place_slots(args.rows.classes) * SLOT + shift(view);
   }
   FASTLNL_DEVICE Bits* gradient_row(int view, int64_t row) const {
     return static_cast<Bits*>(args.rows.dlogits) + (view * args.rows.batch + row) * args.rows.classes;
   }
   // Of a view's place in shared memory.
-  static constexpr int64_t place_slots(int classes) { return slot_count(classes, N - 1, SIZE); }
+  static constexpr int64_t place_slots(int classes) { return slot_count(classes, SLOT - 1, SIZE); }
 
   // The same word, but what follows from it is computed again.
   static FASTLNL_DEVICE uint32_t forgotten(uint32_t word) {
@@ -74,12 +75,12 @@ struct TwoViewRow {
   // body(k, columns) for this thread's share of the row; k is a constant for a tile.
   template <class Body>
   FASTLNL_DEVICE void each(Body body) const {
-    int begin = Lanes::lane() * (by_slots() ? N : 1);
-    if (FORGETS && SLOTS > 0) begin = int(forgotten(uint32_t(begin)));  // column numbers
-    const int step = by_slots() ? 1 : Lanes::size();
-    if constexpr (SLOTS > 0) {
+    int begin = Lanes::lane() * (by_units() ? N : 1);
+    if (FORGETS && UNITS > 0) begin = int(forgotten(uint32_t(begin)));  // column numbers
+    const int step = by_units() ? 1 : Lanes::size();
+    if constexpr (UNITS > 0) {
 #pragma unroll
-      for (int k = 0; k < SLOTS; ++k) body(k, Columns{k * N * LANES + begin, step});
+      for (int k = 0; k < UNITS; ++k) body(k, Columns{k * N * LANES + begin, step});
     } else {
 #pragma unroll 2
       for (int k = 0; k * N * Lanes::size() + begin < width; ++k) body(k, Columns{k * N * Lanes::size() + begin, step});
@@ -90,14 +91,15 @@ struct TwoViewRow {
   template <class Body>
   FASTLNL_DEVICE void each_aligned(int from, Body body) const {
 #pragma unroll 4
-    for (int column = Lanes::lane() * N - from; column < width; column += Lanes::size() * N) body(Columns{column, 1});
+    for (int column = Lanes::lane() * SLOT - from; column < width; column += Lanes::size() * SLOT)
+      body(Columns{column, 1});
   }
 
   // Both views of this thread's share, again.
   FASTLNL_DEVICE void again(int k, Columns columns, float (&v)[2][N]) const {
 #pragma unroll
     for (int view = 0; view < 2; ++view) {
-      if constexpr (SLOTS > 0) {
+      if constexpr (UNITS > 0) {
 #pragma unroll
         for (int i = 0; i < N; ++i) v[view][i] = Format::value(Bits(z[view][k][i * SIZE / 4] >> i * SIZE % 4 * 8));
       } else if (keeps) {
@@ -118,15 +120,15 @@ struct TwoViewRow {
 
   // Reads both rows; the best of this thread's columns. Columns outside get probability 0.
   FASTLNL_DEVICE void arrive(Best (&best)[2]) {
-    if (SLOTS == 0 && keeps) {
+    if (UNITS == 0 && keeps) {
 #pragma unroll
       for (int view = 0; view < 2; ++view)
         each_aligned(shift(view), [&](Columns columns) {
-          Bits bits[N];
+          Bits bits[SLOT];
           load_slot(logits[view], columns, width, Format::bits(-INFINITE), bits);
           store_slot(place(view), columns, width, bits);
 #pragma unroll
-          for (int i = 0; i < N; ++i) best[view].meet(Format::value(bits[i]), columns.at(i));
+          for (int i = 0; i < SLOT; ++i) best[view].meet(Format::value(bits[i]), columns.at(i));
         });
     } else {
       each([&](int k, Columns columns) {
@@ -136,14 +138,14 @@ struct TwoViewRow {
           load_slot(logits[view], columns, width, Format::bits(-INFINITE), bits[view]);
 #pragma unroll
         for (int view = 0; view < 2; ++view) {
-          uint32_t words[SLOT_BYTES / 4] = {};
+          uint32_t words[WORDS] = {};
 #pragma unroll
           for (int i = 0; i < N; ++i) {
             best[view].meet(Format::value(bits[view][i]), columns.at(i));
             words[i * SIZE / 4] |= uint32_t(bits[view][i]) << i * SIZE % 4 * 8;
           }
-          if constexpr (SLOTS > 0)
-            for (int i = 0; i < SLOT_BYTES / 4; ++i) z[view][k][i] = words[i];
+          if constexpr (UNITS > 0)
+            for (int i = 0; i < WORDS; ++i) z[view][k][i] = words[i];
         }
       });
     }
@@ -155,10 +157,10 @@ struct TwoViewRow {
       FASTLNL_FORGET(top[WEAK]);
       FASTLNL_FORGET(top[STRONG]);
     }
-    if constexpr (FORGETS && SLOTS > 0 && SIZE == 2)
+    if constexpr (FORGETS && UNITS > 0 && SIZE == 2)
       for (int view = 0; view < 2; ++view)
 #pragma unroll
-        for (int k = 0; k < SLOTS; ++k)
+        for (int k = 0; k < UNITS; ++k)
           for (uint32_t& word : z[view][k]) word = forgotten(word);
   }
 

@@ -4,10 +4,11 @@
 // or more bins than fit there, in global memory. Losses crowd in few bins, where atomics of one address would wait for
 // each other: so the lanes of a warp that share a bin add once.
 #include "bins.cuh"
+#include "teams.cuh"
 
 namespace fastlnl {
 
-constexpr int NO_KEY = 0x7fffffff, PRIVATE_GROUPS = 2048;
+constexpr int NO_KEY = 0x7fffffff;
 
 // Orders floats as integers; its own inverse.
 FASTLNL_DEVICE int key_of(int bits) { return bits ^ (bits >> 31 & 0x7fffffff); }

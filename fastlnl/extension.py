@@ -76,7 +76,7 @@ def build_folder(architectures: Sequence[str]) -> Path:
 
 def architectures_here() -> tuple[str, ...]:
     """Of the current CUDA device, such as ("90",); where there is none, all that a library for anywhere has."""
-    if not torch.cuda.is_available():
+    if torch.cuda.device_count() == 0:
         return ARCHITECTURES
     major, minor = torch.cuda.get_device_capability()
     return (f"{major}{minor}",)

@@ -12,7 +12,7 @@ from fastlnl.errors import ShapeError, StateError
 from fastlnl.ops.dynamics import HISTORY_STATISTICS, TRACKED, columns_of, enter, layout, operator  # noqa: F401
 from fastlnl.ops.history_weight import history_weight
 from fastlnl.ops.row_loss import RowStats
-from fastlnl.ops.row_loss.contract import BOOK_WORDS
+from fastlnl.ops.row_loss.contract import BOOK_WORDS, BookTensors
 from fastlnl.state.fingerprint import check_fingerprint
 from fastlnl.state.label_memory import check_labels, label_fingerprint
 from fastlnl.state.recorded import raise_recorded
@@ -130,6 +130,14 @@ class SampleDynamics(SampleRecords):
             state["records"], state["counters"], index, label, stats, self.num_classes, self._columns,
             self.ema_momentum, second_prediction, ring,
         )  # fmt: skip
+
+    def tensors(self) -> BookTensors:
+        """By which a row pass on a GPU enters its rows itself, see `Book`."""
+        state: dict[str, Any] = self._buffers
+        ring = None if self.history_statistic is None else state["history"]
+        return BookTensors(
+            state["records"], state["counters"], ring, self.num_classes, self._columns, self.ema_momentum
+        )
 
     def native(self) -> int:
         """Address by which a row pass on the CPU enters its rows itself, see `Book`; 0 if the records are elsewhere."""

@@ -7,6 +7,7 @@ nvcc compiles for GPUs that are not there, so the table is made and checked anyw
     python tests/csrc/cuda_resources.py --link          build the whole library and list its undefined symbols
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -21,16 +22,17 @@ from pathlib import Path
 from fastlnl import extension
 
 TABLE = Path(__file__).with_suffix(".json")
-SOURCES = (
-    "row_loss", "row_stats", "dynamics", "value_histogram", "histogram_zoom", "mixture_em", "mixture_posterior",
-    "select", "two_view_loss",
+SOURCES = (  # the longest to compile first
+    "row_loss", "two_view_loss", "row_stats", "mixture_em", "dynamics", "value_histogram", "histogram_zoom",
+    "mixture_posterior", "select",
 )  # fmt: skip
 FORMATS = {"Float": "float32", "BFloat": "bfloat16", "Half": "float16"}
 TARGETS = ("statistics", "none", "dense", "table")
 COLUMNS = {"4": 16, "8": 64, "32": 256, "0": "wide"}  # by the lanes of a team; a warp has two tiles
 ROWS = re.compile(r"(?:rows|two_view)_kernelINS_\d+([A-Za-z]+?)E(?:Li(\d)E)?Li(\d+)ELi(\d+)EE")
 OTHER = re.compile(r"7fastlnl\d+([a-z_]+)_kernel(?:IL[ib](\d)E)?")
-KINDS = {"mixture_em": ("gaussian", "beta moments", "beta likelihood"), "mixture_posterior": ("gaussian", "beta")}
+FAMILIES = ("gaussian", "beta moments", "beta likelihood")
+KINDS = {"mixture_em": FAMILIES, "mixture_grid": FAMILIES, "mixture_posterior": ("gaussian", "beta")}
 
 
 def compilers():
@@ -52,62 +54,68 @@ def name_of(symbol):
     if match is None:
         other = OTHER.search(symbol)
         return other and " ".join([other[1], *([KINDS[other[1]][int(other[2])]] if other[2] else [])])
-    kind, source, lanes, slots = match.groups()
-    per_slot = 4 if kind == "Float" else 8
-    columns = 1024 if lanes == "32" and int(slots) * per_slot == 32 else COLUMNS[lanes]
+    kind, source, lanes, units = match.groups()
+    columns = 1024 if lanes == "32" and int(units) == 8 else COLUMNS[lanes]
     return f"{FORMATS[kind]} {TARGETS[int(source)] if source else 'views'} {columns}"
 
 
-def cubin(source, architecture):
-    """The compiled kernels of one file; kept until csrc changes."""
+def compiled(source, architectures):
+    """The kernels of one file for all architectures, by one call; kept until csrc changes, made by one process."""
     nvcc, _ = compilers()
     state = hashlib.sha256(b"".join(path.read_bytes() for path in extension.sources()))
     state.update(repr((extension.nvcc_release(nvcc), extension.NVCC_FLAGS)).encode())
-    folder = Path(tempfile.gettempdir(), f"fastlnl-cubin-{os.getuid()}-{state.hexdigest()[:16]}")
-    path = folder / f"{source}.sm_{architecture}.cubin"
-    if not path.exists():
-        folder.mkdir(exist_ok=True)
-        file = next(path for path in extension.sources() if path.name == f"{source}.cu")
-        command = [
-            str(nvcc),
-            *extension.NVCC_FLAGS,
-            f"-arch=sm_{architecture}",
-            "-cubin",
-            str(file),
-            "-o",
-            f"{path}.new",
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        os.replace(f"{path}.new", path)
+    folder = Path(tempfile.gettempdir(), f"fastlnl-fatbin-{os.getuid()}-{state.hexdigest()[:16]}")
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{source}.{'-'.join(architectures)}.fatbin"
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            file = next(path for path in extension.sources() if path.name == f"{source}.cu")
+            targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
+            command = [str(nvcc), *extension.NVCC_FLAGS, *targets, "--threads=2", "-fatbin", str(file)]
+            done = subprocess.run([*command, "-o", f"{path}.new"], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            os.replace(f"{path}.new", path)
     return path
 
 
-def measure_file(source, architecture):
+def by_architecture(cuobjdump, option, path):
+    """What cuobjdump says of each architecture."""
+    text = subprocess.run([cuobjdump, option, path], capture_output=True, text=True, check=True).stdout
+    return {part.split(maxsplit=1)[0]: part for part in text.split("\narch = sm_")[1:]}
+
+
+def measure_file(source, architectures):
     """For each kernel: registers a thread, bytes of stack (spills), static shared memory, 128-bit accesses."""
     _, cuobjdump = compilers()
-    path = cubin(source, architecture)
-    usage = subprocess.run(
-        [cuobjdump, "--dump-resource-usage", path], capture_output=True, text=True, check=True
-    ).stdout
-    code = subprocess.run([cuobjdump, "-sass", path], capture_output=True, text=True, check=True).stdout
-    rows = {}
-    for symbol, numbers in re.findall(r"Function (\S+):\s*\n\s*(.*)", usage):
-        if (name := name_of(symbol)) is not None:
-            found = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", numbers))
-            rows[name] = {key.lower(): int(found[key]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
-    for part in code.split("Function : ")[1:]:
-        if (name := name_of(part.split("\n", 1)[0])) is not None:
-            rows[name]["wide_loads"] = len(re.findall(r"\bLDG\.E\.128", part))
-            rows[name]["wide_stores"] = len(re.findall(r"\bSTG\.E\.128", part))
-    return {f"sm_{architecture} {source} {name}": row for name, row in sorted(rows.items())}
+    path = compiled(source, architectures)
+    usage, code = (by_architecture(cuobjdump, option, path) for option in ("--dump-resource-usage", "-sass"))
+    found = {}
+    for architecture in architectures:
+        rows = {}
+        for symbol, numbers in re.findall(r"Function (\S+):\s*\n\s*(.*)", usage[architecture]):
+            if (name := name_of(symbol)) is not None:
+                of = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", numbers))
+                rows[name] = {key.lower(): int(of[key]) for key in ("REG", "STACK", "LOCAL", "SHARED")}
+        for part in code[architecture].split("Function : ")[1:]:
+            if (name := name_of(part.split("\n", 1)[0])) is not None:
+                rows[name]["wide_loads"] = len(re.findall(wide("LDG", name), part))
+                rows[name]["wide_stores"] = len(re.findall(wide("STG", name), part))
+        found |= {f"sm_{architecture} {source} {name}": row for name, row in sorted(rows.items())}
+    return found
+
+
+def wide(instruction, kernel):
+    """Accesses of four neighbours: 128 bits, of 16-bit logits 64."""
+    bits = "128|64" if kernel.startswith(("bfloat16", "float16")) else "128"
+    return rf"\b{instruction}\.E\.(?:{bits})"
 
 
 def measure(architectures=extension.ARCHITECTURES):
-    jobs = [(source, architecture) for architecture in architectures for source in SOURCES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        measured = pool.map(lambda job: measure_file(*job), jobs)
-    return {name: row for rows in measured for name, row in rows.items()}
+        measured = list(pool.map(lambda source: measure_file(source, architectures), SOURCES))
+    rows = {name: row for rows in measured for name, row in rows.items()}
+    return dict(sorted(rows.items(), key=lambda item: architectures.index(item[0].split()[0].removeprefix("sm_"))))
 
 
 def linked_library(architectures, folder):

@@ -18,6 +18,7 @@ void row_geometry(int64_t batch, int64_t classes, int scans, int64_t* out) {
   out[4] = found.rounds;
   out[5] = found.blocks;
 }
-int tile_slots(int tile, int element_bytes) { return fastlnl::TILES[tile].slots(element_bytes); }
+int tile_units(int tile) { return fastlnl::TILES[tile].units(); }
+int unit() { return fastlnl::UNIT; }
 int max_block_rows() { return fastlnl::MAX_BLOCK_ROWS; }
 }

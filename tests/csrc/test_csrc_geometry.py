@@ -61,7 +61,7 @@ def test_every_row_has_one_team(host, batch, classes, scans):
     assert 1 <= rows <= host.max_block_rows() or not scans
     if tile < 4:
         assert classes <= lanes * elements
-        assert all(host.tile_slots(tile, size) * 16 // size >= elements for size in (2, 4))
+        assert host.tile_units(tile) * host.unit() == elements
     else:
         assert (classes > 1024, rows) == (True, 1)
 

@@ -28,6 +28,7 @@ def place(tmp_path, monkeypatch):
     """A machine with a CUDA torch, a device of capability 9.0, nvcc 13.0 and an empty cache."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     monkeypatch.setenv("FASTLNL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(extension, "_BUNDLED", tmp_path / "bundled")
@@ -100,11 +101,11 @@ def test_a_failed_build_for_anywhere_is_told_as_well(place, monkeypatch):
 
 
 def test_without_a_device_it_is_built_for_all(place, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     path = extension.build()
     commands = (place / "commands").read_text()
     assert all(f"code=sm_{architecture}" in commands for architecture in extension.ARCHITECTURES)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert extension.library() == path
 
 

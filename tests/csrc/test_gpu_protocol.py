@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -51,16 +50,21 @@ def test_every_tool_looks_at_every_primitive_of_csrc(protocol):
             assert f"tests/ops/test_{kernel.stem}.py" in words
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_without_a_device_it_says_so():
-    for arguments, code in (([], 2), (["memcheck-rows"], 2), (["--list"], 0), (["nothing"], 2)):
-        command = [sys.executable, "benchmarks/gpu.py", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == code
-        assert ("no CUDA device is visible to torch: nothing was run" in done.stderr) == (
-            arguments[:1] != ["--list"]
-        ) * (arguments[:1] != ["nothing"])
-    assert "there is no part nothing; there are build, table" in done.stderr
+def test_without_a_device_it_says_so(protocol, counting, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for arguments in ([], ["memcheck-rows", "steps"]):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
+        assert protocol.main() == 2
+        assert "no CUDA device is visible to torch: nothing was run" in capsys.readouterr().err
+    assert counting.main() == 2
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--list", "memcheck-rows"])
+    assert protocol.main() == 0
+    line = "memcheck-rows      PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1"
+    assert capsys.readouterr().out.startswith(line)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "nothing"])
+    with pytest.raises(SystemExit, match="2"):
+        protocol.main()
+    assert "there is no part nothing; there are build, table" in capsys.readouterr().err
 
 
 def test_a_part_ends_at_its_first_failure(protocol, tmp_path):

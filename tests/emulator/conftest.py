@@ -31,23 +31,15 @@ def emulator():
 
 
 @pytest.fixture
-def device(monkeypatch, emulator):
+def device(emulator, served_or_skipped):
     import emulated
 
     from fastlnl import backend, extension
-    from fastlnl.errors import BackendError
 
     def implementation(primitive, like):
-        function = getattr(importlib.import_module(f"fastlnl.ops.{primitive}.cuda_kernel"), primitive)
+        return getattr(importlib.import_module(f"fastlnl.ops.{primitive}.cuda_kernel"), primitive)
 
-        def run(*arguments):
-            try:
-                return function(*arguments)
-            except BackendError as error:
-                pytest.skip(f"not served: {error}")
-
-        return run
-
-    monkeypatch.setattr(extension, "operators", lambda: emulated.Operators)
-    monkeypatch.setattr(backend, "implementation", implementation)
-    return torch.device("cpu")
+    with pytest.MonkeyPatch.context() as patch:  # of its own: tests undo theirs
+        patch.setattr(extension, "operators", lambda: emulated.Operators)
+        patch.setattr(backend, "implementation", served_or_skipped(implementation))
+        yield torch.device("cpu")

@@ -11,16 +11,9 @@
 #define blockDim (Dimensions{::emulator::state.block})
 #define gridDim (Dimensions{::emulator::state.grid})
 
-inline void __syncthreads() {
-  emulator::wait_at(emulator::state.whole, int(emulator::state.block), "__syncthreads");
-  emulator::state.barriers = emulator::state.whole.turn;
-}
-
-inline void __syncwarp() {
-  emulator::Meeting& warp = emulator::state.warps[emulator::state.thread / 32];
-  emulator::wait_at(warp, 32, "__syncwarp");
-  emulator::state.warp_barriers[emulator::state.thread / 32] = warp.turn;
-}
+inline void __syncthreads() { emulator::block_barrier(); }
+inline void __syncwarp() { emulator::warp_barrier(); }
+using emulator::grid_barrier;
 
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int distance) {
@@ -102,6 +95,24 @@ inline uint16_t __half_as_ushort(__half x) { return std::bit_cast<uint16_t>(x); 
 inline float __half2float(__half x) { return float(x); }
 inline __half __float2half_rn(float x) { return __half(x); }
 
+namespace emulator {
+
+// A format of 16 bits that is either of two, chosen when a kernel is launched: one kernel to compile instead of two.
+template <class First, class Second>
+struct Either {
+  using Bits = uint16_t;
+  static inline bool second = false;
+  static float value(Bits bits) { return second ? Second::value(bits) : First::value(bits); }
+  static Bits bits(float x) { return second ? Second::bits(x) : First::bits(x); }
+};
+template <class First, class Second>
+Either<First, Second> either(bool second) {
+  Either<First, Second>::second = second;
+  return {};
+}
+
+}  // namespace emulator
+
 using cudaError_t = int;
 using cudaStream_t = void*;
 constexpr cudaError_t cudaSuccess = 0, cudaErrorInvalidValue = 1;
@@ -111,7 +122,7 @@ inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline const char* cudaGetErrorString(cudaError_t) { return "invalid argument"; }
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0; }
 inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? 1 : emulator::state.shared_limit;
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulator::state.processors : emulator::state.shared_limit;
   return cudaSuccess;
 }
 template <class Kernel>

@@ -1,6 +1,7 @@
 """Builds csrc for the CPU with the emulator (cuda_emulator.h) and stands in for `fastlnl.extension.operators()`."""
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
@@ -17,38 +18,51 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CSRC = ROOT / "csrc"
 FLAGS = ["-std=c++20", "-Og", "-fPIC", "-Wall", "-Wno-unknown-pragmas", "-fno-gnu-unique", "-DFASTLNL_EMULATOR"]
-FLAGS += [f"-I{CSRC}", f"-I{HERE}"]
-TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
+FLAGS += [f"-I{HERE}"]
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3, torch.int16: 4}
 READ, WRITE = 1, 2
+LONGEST = ("row_loss", "two_view_loss")  # to compile
 GRANULE = None  # bytes the emulator watches as one; None: an element
 COMPILER = shutil.which(os.environ.get("CXX", "g++"))
 
 
-def build(sources, name, *flags, folder=None):
-    """A shared library of these sources; each is compiled once for each state of itself, the headers and the flags."""
-    headers = sorted([*CSRC.glob("*.cuh"), *CSRC.glob("*.h"), *HERE.glob("*.h")])
-    state = hashlib.sha256(b"".join(path.read_bytes() for path in headers))
-    state.update(repr((FLAGS, flags, COMPILER, torch.__version__)).encode())
-    folder = folder or Path(tempfile.gettempdir()) / f"fastlnl-emulator-{os.getuid()}-{state.hexdigest()[:16]}"
+def folder_of(state):
+    """A place for what is built of this state, which all processes of the machine share."""
+    state = hashlib.sha256(repr((state, FLAGS, COMPILER, torch.__version__)).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"fastlnl-emulator-{os.getuid()}-{state}"
     folder.mkdir(exist_ok=True)
+    return folder
+
+
+def make(path, command):
+    """Run a command that writes a file, unless it is there; of several processes one does and the others wait."""
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            run(*command, "-o", f"{path}.new")
+            os.replace(f"{path}.new", path)
+    return path
+
+
+def build(sources, name, *flags, csrc=CSRC):
+    """A shared library of these sources; each is compiled once for each state of itself, the headers and the flags."""
+    headers = sorted([*csrc.glob("*.cuh"), *csrc.glob("*.h"), *HERE.glob("*.h")])
+    folder = folder_of((hash_of(headers), flags))
 
     def compiled(source):
-        made = folder / f"{source.stem}-{hashlib.sha256(source.read_bytes()).hexdigest()[:16]}.o"
-        if not made.exists():
-            scratch = made.with_suffix(f".{os.getpid()}")
-            run(COMPILER, *FLAGS, *flags, "-x", "c++", "-c", source, "-o", scratch)
-            os.replace(scratch, made)
-        return made
+        made = folder / f"{source.stem}-{hash_of([source])}.o"
+        fast = ["-O2"] if source.name == "emulator.cpp" else []
+        return make(made, [COMPILER, *FLAGS, *fast, f"-I{csrc}", *flags, "-x", "c++", "-c", source])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compiled, sources))
-    library = folder / hashlib.sha256(repr(objects).encode()).hexdigest()[:16] / f"lib{name}.so"
-    if not library.exists():
-        library.parent.mkdir(exist_ok=True)
-        scratch = library.with_suffix(f".{os.getpid()}")
-        run(COMPILER, "-shared", *objects, *(f for f in flags if f[:2] in ("-L", "-l", "-W")), "-o", scratch)
-        os.replace(scratch, library)
-    return library
+    library = folder / hash_of(objects) / f"lib{name}.so"
+    library.parent.mkdir(exist_ok=True)
+    return make(library, [COMPILER, "-shared", *objects, *(f for f in flags if f[:2] in ("-L", "-l", "-W"))])
+
+
+def hash_of(paths):
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:16]
 
 
 def run(*command):
@@ -59,7 +73,8 @@ def run(*command):
 @cache
 def library():
     """The launchers and the emulator, by ctypes."""
-    loaded = ctypes.CDLL(str(build([*sorted(CSRC.glob("*.cu")), HERE / "emulator.cpp"], "kernels")))
+    sources = sorted(CSRC.glob("*.cu"), key=lambda path: path.stem not in LONGEST)
+    loaded = ctypes.CDLL(str(build([*sources, HERE / "emulator.cpp"], "kernels")))
     loaded.fastlnl_error_text.restype = ctypes.c_char_p
     return prepared(loaded)
 
@@ -84,19 +99,31 @@ def allow(emulator, tensor, allowed):
     return tensor.data_ptr()
 
 
-def launch(launcher, arguments, inputs, outputs, updated, **numbers):
+def launch(launcher, arguments, inputs, outputs, updated, book=None, **numbers):
     """Run one launcher with a structure of csrc/kernels.h, tensors and numbers by its names; raises EmulatorError."""
     emulator = library()
     emulator.emulator_forget()
     pointers = {name: allow(emulator, x, READ) for name, x in inputs.items()}
     pointers |= {name: allow(emulator, x, WRITE) for name, x in outputs.items()}
     pointers |= {name: allow(emulator, x, READ | WRITE) for name, x in updated.items()}
+    if book is not None:
+        numbers["book"] = book_of(emulator, *book)
     args = structure(arguments)(**pointers, **numbers)
     code = getattr(emulator, launcher)(ctypes.byref(args), None)
     if error := emulator.emulator_error():
         raise EmulatorError(error.decode())
     if code != 0:
         raise RuntimeError(emulator.fastlnl_error_text(code).decode())
+
+
+def book_of(emulator, records, counters, history, num_classes, mean_row, ema_row, kept_row, log_odds, momentum):
+    pointers = {"records": allow(emulator, records, READ | WRITE), "counters": allow(emulator, counters, READ | WRITE)}
+    pointers["history"] = allow(emulator, history, WRITE)
+    return structure("BookArgs")(
+        **pointers, num_samples=0 if records is None else len(records), num_classes=num_classes, mean_row=mean_row,
+        ema_row=ema_row, kept_row=kept_row, log_odds=log_odds,
+        half=history is not None and history.dtype == torch.float16, momentum=momentum,
+    )  # fmt: skip
 
 
 def rows_of(logits):
@@ -109,17 +136,18 @@ class Operators:
 
     @staticmethod
     def row_loss(
-        logits, label, index, target, table, step, weight, loss, dlogits, stats, prediction, errors, kind, one_hot,
-        seed, use, keep, grad_scale, *q,
+        logits, label, index, target, table, moved, step, weight, loss, dlogits, stats, prediction, errors, kind,
+        one_hot, kept, seed, use, keep, grad_scale, q0, q1, q2, q3, *book,
     ):  # fmt: skip
         inputs = {"logits": logits, "label": label, "index": index, "target": target, "step": step, "weight": weight}
         outputs = {"loss": loss, "dlogits": dlogits, "stats": stats, "prediction": prediction}
-        numbers = {"loss_kind": kind, "one_hot": one_hot, "seed": seed, "use": use, "keep": keep}
-        numbers |= {"grad_scale": grad_scale, "parameters": (ctypes.c_float * 4)(*q)}
+        numbers = {"loss_kind": kind, "one_hot": one_hot, "kept": kept, "seed": seed, "use": use, "keep": keep}
+        numbers |= {"grad_scale": grad_scale, "parameters": (ctypes.c_float * 4)(q0, q1, q2, q3)}
         if table is not None:
             numbers |= {"num_samples": len(table), "table_type": TYPES[table.dtype]}
-        updated = {"table": table, "errors": errors}
-        launch("fastlnl_row_loss", "RowArgs", inputs, outputs, updated, **numbers, **rows_of(logits))
+            numbers["table_bytes"] = table.shape[1] * table.itemsize
+        updated = {"table": table, "moved": moved, "errors": errors}
+        launch("fastlnl_row_loss", "RowArgs", inputs, outputs, updated, book, **numbers, **rows_of(logits))
 
     @staticmethod
     def row_stats(logits, label, stats, prediction, errors):
@@ -127,17 +155,10 @@ class Operators:
         launch("fastlnl_row_stats", "RowArgs", inputs, outputs, {"errors": errors}, **rows_of(logits))
 
     @staticmethod
-    def dynamics(
-        records, counters, index, label, prediction, second, numbers, history, num_classes, mean_row, ema_row,
-        kept_row, log_odds, momentum,
-    ):  # fmt: skip
+    def dynamics(records, counters, index, label, prediction, second, numbers, history, *book):
         inputs = {"index": index, "label": label, "prediction": prediction, "second": second, "numbers": numbers}
-        launch(
-            "fastlnl_dynamics", "DynamicsArgs", inputs, {"history": history},
-            {"records": records, "counters": counters}, batch=len(index), num_samples=len(records),
-            num_classes=num_classes, mean_row=mean_row, ema_row=ema_row, kept_row=kept_row, log_odds=log_odds,
-            half=history is not None and history.dtype == torch.float16, momentum=momentum,
-        )  # fmt: skip
+        book = (records, counters, history, *book)
+        launch("fastlnl_dynamics", "DynamicsArgs", inputs, {}, {}, book, batch=len(index))
 
     @staticmethod
     def value_histogram(x, group, given, keys, counts, mean, limits, left_out):
@@ -157,14 +178,14 @@ class Operators:
 
     @staticmethod
     def mixture_em(
-        value, counts, offset, limits, start, draw, fitted, info, odds, cut, family, init, max_iter, clip, reg_covar,
-        tol,
+        value, counts, offset, limits, start, draw, fitted, info, odds, cut, sums, family, init, max_iter, clip,
+        reg_covar, tol,
     ):  # fmt: skip
         inputs = {"value": value, "counts": counts, "offset": offset, "limits": limits, "start": start, "draw": draw}
         launch(
-            "fastlnl_mixture_em", "EMArgs", inputs, {"fitted": fitted, "info": info, "odds": odds, "cut": cut}, {},
-            points=len(value), groups=len(fitted), max_iter=max_iter, family=family, init=init, clip=clip,
-            reg_covar=reg_covar, tol=tol,
+            "fastlnl_mixture_em", "EMArgs", inputs, {"fitted": fitted, "info": info, "odds": odds, "cut": cut},
+            {"sums": sums}, most_blocks=0 if sums is None else len(sums), points=len(value), groups=len(fitted),
+            max_iter=max_iter, family=family, init=init, clip=clip, reg_covar=reg_covar, tol=tol,
         )  # fmt: skip
 
     @staticmethod

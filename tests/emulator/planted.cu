@@ -8,6 +8,7 @@ using namespace fastlnl;
 enum Fault {
   NONE, RACE, UNWRITTEN, OFF_BY_ONE, LATE_BARRIER, TWO_WRITERS, MISALIGNED, READ_OUTPUT, LANES_APART, GLOBAL_RACE
 };
+enum GridFault { NO_MEETING = 1, ONE_STAYS_AWAY, ONE_PLACE };
 
 // Every thread writes its number, and reads those of its neighbours.
 __global__ void neighbours_kernel(const float* x, float* y, float* scratch, int fault) {
@@ -31,6 +32,20 @@ __global__ void neighbours_kernel(const float* x, float* y, float* scratch, int 
   if (fault == READ_OUTPUT) load(y + i);
 }
 
+// Blocks that meet: each writes two numbers, all read those of the next block. Each has shared memory of its own.
+__global__ void meeting_kernel(float* parts, float* y, int fault) {
+  FASTLNL_SHARED(float, own, 32);
+  const int block = int(blockIdx.x), blocks = int(gridDim.x), i = int(threadIdx.x);
+  for (int round = 0; round < 2; ++round) {
+    float* const place = parts + (fault == ONE_PLACE ? 0 : round * blocks);
+    own.set(i, float(10 * block + round));
+    if (i == 0) store(place + block, own.get(0));
+    if (fault == ONE_STAYS_AWAY && block == 0) return;
+    if (fault != NO_MEETING) grid_barrier();
+    store(y + (round * blocks + block) * 32 + i, load(place + (block + 1) % blocks) + own.get(i));
+  }
+}
+
 // Random words of the counter (index, 0, 0, 0), and the lanes that hold the same value.
 __global__ void words_kernel(const int64_t* values, uint32_t* words, uint32_t* lanes) {
   const int i = int(threadIdx.x);
@@ -43,6 +58,9 @@ __global__ void words_kernel(const int64_t* values, uint32_t* words, uint32_t* l
 
 extern "C" void planted_neighbours(const float* x, float* y, float* scratch, int fault, int blocks) {
   FASTLNL_LAUNCH(neighbours_kernel, blocks, 64, 0, nullptr, x, y, scratch, fault);
+}
+extern "C" void planted_meeting(float* parts, float* y, int fault, int blocks) {
+  FASTLNL_LAUNCH_TOGETHER(meeting_kernel, blocks, 32, 0, nullptr, parts, y, fault);
 }
 extern "C" void planted_words(const int64_t* values, uint32_t* words, uint32_t* lanes) {
   FASTLNL_LAUNCH(words_kernel, 1, 32, 0, nullptr, values, words, lanes);

@@ -61,6 +61,33 @@ def test_after_an_error_the_next_launch_runs(planted):
     assert neighbours(planted, 0)[0] == ""
 
 
+def meeting(planted, fault, blocks=3):
+    parts, y = torch.zeros(2 * blocks), torch.full((2, blocks, 32), torch.nan)
+    planted.emulator_forget()
+    addresses = allow(planted, parts, READ | WRITE), allow(planted, y, WRITE)
+    planted.planted_meeting(*map(ctypes.c_void_p, addresses), fault, blocks)
+    return planted.emulator_error().decode(), y
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 5])
+def test_blocks_of_a_cooperative_grid_meet(planted, blocks):
+    error, y = meeting(planted, 0, blocks)
+    assert error == ""
+    block = torch.arange(blocks)
+    expected = torch.stack([10 * block + 10 * ((block + 1) % blocks) + 2 * turn for turn in (0, 1)])
+    assert torch.equal(y, expected[..., None].expand(-1, -1, 32).float())
+
+
+@pytest.mark.parametrize(("fault", "says"), [
+    (1, r"race: read of what thread 0 wrote without a barrier|race: write to what thread"),
+    (2, r"grid_barrier is not reached by all threads: 64 wait"),
+    (3, r"race: (read|write)"),
+])  # fmt: skip
+def test_a_fault_of_a_grid_is_caught(planted, fault, says):
+    assert re.search(says, meeting(planted, fault)[0])
+    assert meeting(planted, 0)[0] == ""
+
+
 def test_random_words_and_match(planted):
     values = torch.tensor([5, 2**40, 5, -1] * 8)
     words, lanes = torch.zeros(32, 4, dtype=torch.int32), torch.zeros(32, dtype=torch.int32)

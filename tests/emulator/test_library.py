@@ -21,12 +21,15 @@ import emulated
 from fastlnl import backend, extension
 from fastlnl.ops.dynamics import dynamics
 from fastlnl.ops.histogram_zoom import histogram_zoom
-from fastlnl.ops.mixture_em import EMInput, EMOptions, mixture_em
+from fastlnl.ops.mixture_em import EMInput, EMOptions, cuda_kernel, mixture_em
 from fastlnl.ops.mixture_posterior import mixture_posterior
-from fastlnl.ops.row_loss import LOSSES, RowStats, TableTarget, new_error_word, row_loss
+from fastlnl.ops.row_loss import LOSSES, RowStats, Storage, TableTarget, new_error_word, row_loss
 from fastlnl.ops.row_stats import row_stats
 from fastlnl.ops.select import select
+from fastlnl.ops.two_view_loss.cuda_kernel import two_view_loss
 from fastlnl.ops.value_histogram import value_histogram
+from fastlnl.state import SampleDynamics
+from test_two_view_shapes import call_of
 
 torch.ops.load_library(sys.argv[1])
 library = emulated.library()
@@ -55,7 +58,16 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
         memory, errors = TableTarget(torch.full((5, 33), 1 / 33), 0.7, 0.9, True), new_error_word()
         result = row_loss(z.to(dtype), y, LOSSES["elr"], (3.0, 1e-4), memory=memory, index=index, weight=weight,
                           grad_scale=0.25, with_stats=True, errors=errors)
-        results.append((result.loss, result.dlogits, *result.stats, memory.table, errors))
+        kept = TableTarget(torch.full((5, 7), -0x4400, dtype=torch.int16), 0.7, 0.9, True, Storage("topk", 3, 33), 5,
+                           torch.tensor(0))
+        book, wide = SampleDynamics(5, 33, history=2), torch.linspace(0, 9, 2200).view(2, 1100)
+        alr = LOSSES["alr"], (0.3, 0.0)
+        entered = row_loss(z.to(dtype), y, *alr, memory=kept, index=index, book=book, errors=errors)
+        last = TableTarget(torch.full((2, 5), -0x4400, dtype=torch.int16), 0.7, 0.9, True, Storage("topk", 2, 1100), 5,
+                           torch.tensor(0))
+        row_loss(wide.to(dtype), y[:2], *alr, memory=last, index=index[:2], errors=errors)
+        results.append((result.loss, result.dlogits, *result.stats, memory.table, errors, entered.loss, entered.dlogits,
+                        kept.table, last.table, *(x.nan_to_num(7) for x in book.buffers())))
     for ours, expected in zip(*results):
         assert torch.equal(ours, expected)
 
@@ -77,11 +89,24 @@ for operators in (by_ctypes, by_torch):
     points = EMInput(histogram.mean.view(-1), histogram.counts.view(-1), torch.tensor([0, 256, 512]),
                      histogram.limits, None, draw)
     for options in (EMOptions(init="kmeans++", clip=True), EMOptions("beta_moments", tol=0.5, max_iter=2)):
+        cuda_kernel.BLOCK_POINTS = 8192 if options.clip else 0  # a block each, or a grid
         fit = mixture_em(points._replace(start=None if options.clip else start), options)
         found += [*fit, mixture_posterior(x, fit.odds, group, beta=not options.clip, log_odds=options.clip)]
     results.append([*found, *select(x, quota, group), *select(x[:90], quota[:1], largest=False)])
 for ours, expected in zip(*results):
     assert torch.equal(ours, expected), (ours, expected)
+
+for dtype in (torch.float32, torch.bfloat16, torch.float16):
+    for scale in ("none", "sample", "batchmean"):
+        results = []
+        for operators in (by_ctypes, by_torch):
+            extension.operators = lambda operators=operators: operators
+            torch.manual_seed(0)
+            call = call_of(9, 33, dtype, scale, samples=7)
+            call.before, call.label[3] = scale == "none", 40
+            results.append((*two_view_loss(call), call.wrong_count, call.errors))
+        for ours, expected in zip(*results):
+            assert torch.equal(ours, expected)
 """
 
 
@@ -94,7 +119,7 @@ def library(emulator):
 
 
 def test_operators_give_what_the_launchers_give(library):
-    code = f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parents[1])]}\n{SCRIPT}"
+    code = f"import sys; sys.path[:0] = {[str(HERE), str(HERE.parents[1]), str(HERE.parent / 'ops')]}\n{SCRIPT}"
     done = subprocess.run([sys.executable, "-c", code, str(library)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -98,7 +98,7 @@ def test_histogram_of_one_group(n, bins, draw, expected):
     same_histogram(expected, draw(n), bins=bins)
 
 
-@pytest.mark.parametrize("groups", [1, 3, 2049])
+@pytest.mark.parametrize("groups", [1, 3, 33])
 def test_histogram_of_groups(groups, expected):
     x, group = skewed(6000), torch.randint(-1, groups + 1, (6000,))
     x[::77] = torch.nan

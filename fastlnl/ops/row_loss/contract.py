@@ -99,6 +99,17 @@ class RowStats:
         return iter((self.nll, self.p_label, self.confidence, self.prediction, self.margin, self.entropy))
 
 
+class BookTensors(NamedTuple):
+    """The arguments of `ops.dynamics` with which a book enters a batch."""
+
+    records: Tensor
+    counters: Tensor
+    history: Tensor | None
+    num_classes: int
+    columns: tuple[int, int, int, bool]  # rows of `NUMBERS` for mean, moving average and ring; log-odds of the last
+    momentum: float
+
+
 class Book(Protocol):
     """What keeps the statistics of a batch, sample by sample: `state.SampleDynamics`."""
 
@@ -107,6 +118,9 @@ class Book(Protocol):
 
     def native(self) -> int:
         """Address of `BOOK_WORDS` int64 by which a pass on the CPU enters its rows itself (`numba_pass`); 0 if none."""
+
+    def tensors(self) -> BookTensors:
+        """By which a pass on a GPU enters its rows itself."""
 
 
 BOOK_WORDS = 32
