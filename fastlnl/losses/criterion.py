@@ -85,7 +85,8 @@ class Criterion(nn.Module):
         errors = self.errors
         if errors.device != logits.device:
             self.errors = errors = errors.to(logits.device)
-        self._classes = logits.shape[-1]
+        if self._classes != (classes := logits.shape[-1]):  # setting an attribute of a module costs a microsecond
+            self._classes = classes
         if (dynamics := self.dynamics) is not None:
             if index is None or label is None:
                 raise ShapeError("index or label is None; the dynamics need the ids and labels (B,) of the batch")

@@ -267,10 +267,7 @@ def test_a_group_without_a_start_takes_the_split(device):
 @example([(0.0, 39), (0.0, 40), (0.0, 40), (1e-12, 34)], "lloyd")
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 50)), max_size=12), st.sampled_from(INITS))
 def test_any_points(pairs, init):
-    """numba and reference agree, nothing is NaN, weights sum to one, the lower component comes first.
-
-    Of means that are equal but for rounding, the component that started lower comes first.
-    """
+    """numba and reference agree, nothing is NaN, weights sum to one, no component is higher than the second."""
     value, count = [p[0] for p in pairs], torch.tensor([p[1] for p in pairs], dtype=torch.int64)
     made = points(value, "cpu", count, draw=torch.tensor([[0.41, 0.67]], dtype=torch.float64))
     with use_backend("reference"):

@@ -207,6 +207,10 @@ def enter_rows(block_, first, last):
     history, half, log_odds = block[HISTORY], block[HALF] != 0, block[LOG_ODDS] != 0
     numbers, stride, momentum = block[STATISTICS], 4 * block[STRIDE], _f(as_float64(block_)[MOMENTUM])
     counters, index, label = as_int64(block[COUNTED]), as_int64(block[INDEX]), as_int64(block[LABEL])
+    if last < 0:
+        for b in range(first, -last):
+            prefetch(records + BYTES * index[b])
+        return
     if first == DONE:
         take(block[COUNTED] + 8 * ROWS, block[MY_ROWS])
         take(block[COUNTED] + 8 * CHANGED, block[MY_CHANGED])
@@ -227,8 +231,6 @@ def enter_rows(block_, first, last):
             numbers, block[MEAN_ROW], block[EMA_ROW], block[KEPT_ROW], momentum, history, half, log_odds,
         )  # fmt: skip
         return
-    for b in range(last, min(2 * last - first, batch)):
-        prefetch(records + BYTES * index[b])
     nll, margin = as_float32(numbers), as_float32(numbers + 3 * stride)
     mean_of, ema_of = as_float32(numbers + stride * block[MEAN_ROW]), as_float32(numbers + stride * block[EMA_ROW])
     kept = as_float32(numbers + stride * block[KEPT_ROW])

@@ -5,6 +5,7 @@ that the pass fills in, and from `OWN` on the book's own. The function is called
 block that belongs to one thread, and
 
     first, last:  enter the rows first..last-1; no two of the batch have one id, other threads may be in other rows
+    first, -last: these are the rows that this thread enters next; ask the memory for what they need
     DONE, 0:      this thread has no more rows
     CHECK, 0:     before the rows go to several threads: report the first one of the batch that has to be refused
     ALL, 0:       enter the whole batch, where ids may repeat
@@ -18,9 +19,9 @@ from numba import njit
 from fastlnl.cpu.narrow_rows import NARROW, distance, narrow_sums, write_narrow_gradient
 from fastlnl.cpu.native import as_float32, as_float64, as_int8, as_int64, call, prefetch, take
 from fastlnl.cpu.native import keep as keep_alive
+from fastlnl.cpu.places import largest_with_column
 from fastlnl.cpu.rows import (
     fill,
-    first_column,
     gradient_at,
     largest_between,
     largest_except,
@@ -47,6 +48,7 @@ from fastlnl.ops.row_loss.numba_storage import (
     write_row,
 )
 
+STRETCH = 32  # rows that are entered in a book together, once the memory has had the time to bring what they need
 AHEAD_BYTES = 2048  # rows of the label memory lie anywhere: the start of each is asked for some rows before
 FUNCTION, BATCH, INDEX, LABEL, STATISTICS, STRIDE, PREDICTION, BASE, OWN = range(9)  # row b is column b - BASE
 DONE, CHECK, ALL = -1, -2, -3
@@ -88,29 +90,30 @@ def process_rows(
 
     A few rows at a time go through three phases: sums over the columns, coefficients, gradient. The phases of one row
     wait for each other; those of neighbours do not, and the processor overlaps them. Rows of a label memory that is
-    not float32 are decoded in the first phase and written back in the last. A book takes the statistics of a group
-    behind its second phase.
+    not float32 are decoded in the first phase and written back in the last. A book takes the statistics of a stretch
+    of groups at once.
     """
     label, index, role = as_int64(label_), as_int64(index_), as_int8(role_)
     weight, loss = as_float32(weight_), as_float32(loss_)
     group, width = max(1, min(8, 2048 // classes)), classes + 16
     spare = 0 if storage == FLOAT32 else group * width + 2 * (places + 17)
     exps, numbers = np.empty(group * width + spare, np.float32), np.zeros((2 * group + 1) * 8, np.float64)
-    targets, size = np.zeros(group, np.int64), record_bytes(storage, classes, places)
+    targets, place_of_top = np.zeros(group, np.int64), np.zeros(group, np.int64)
+    size = record_bytes(storage, classes, places)
     exps_, sums_ = exps.ctypes.data, numbers.ctypes.data
     decoded_, lists_ = exps_ + 4 * group * width, exps_ + 8 * group * width
     out_, statistics_ = sums_ + 64 * group, sums_ + 128 * group
     statistics = as_float64(statistics_)
     statistics[7] = classes
-    asked, stored = stats_ != 0 or book_ != 0, stats_ != 0  # statistics that nobody keeps stay with their group
-    own, columns = np.empty(len(NUMBERS) * group, np.float32), np.empty(group, np.int64)
+    asked, stretch = stats_ != 0 or book_ != 0, group * (STRETCH // group)
+    held = stretch if book_ != 0 else 0  # statistics that nobody keeps stay with their stretch
+    own, columns = np.empty(len(NUMBERS) * held, np.float32), np.empty(held, np.int64)
     block = np.empty(BOOK_WORDS, np.int64)
-    stride, base = batch if stored else group, 0  # row b is column b - base
-    stats = as_float32(stats_ if stored else own.ctypes.data)
-    prediction = as_int64(prediction_ if stored else columns.ctypes.data)
+    stride, base = batch, 0  # row b is column b - base
     if book_ != 0:
-        open_block(book_, block.ctypes.data, batch, index_, label_, stats_ if stored else own.ctypes.data, stride,
-                   prediction_ if stored else columns.ctypes.data)  # fmt: skip
+        stride, stats_, prediction_ = held, own.ctypes.data, columns.ctypes.data
+        open_block(book_, block.ctypes.data, batch, index_, label_, stats_, stride, prediction_)
+    stats, prediction = as_float32(stats_), as_int64(prediction_)
     while True:
         begin = take(cursor, chunk)
         if begin >= batch:
@@ -118,8 +121,9 @@ def process_rows(
         end = min(begin + chunk, batch)
         for first in range(begin, end, group):
             last = min(first + group, end)
-            if not stored:
-                base = first
+            if book_ != 0 and (first - begin) % stretch == 0:
+                base = block[BASE] = first
+                call(block[FUNCTION], block.ctypes.data, first, -min(first + stretch, end))
             for b in range(first, last):
                 if kind == TABLE and b + group < batch and role[b + group] != INVALID:
                     ahead = target_ + size * index[b + group]
@@ -129,7 +133,10 @@ def process_rows(
                 if task == INVALID or (task == DEFERRED) != deferred:
                     continue
                 z, e, s = logits + 4 * b * logits_stride, exps_ + 4 * width * (b - first), sums_ + 64 * (b - first)
-                sums, top = as_float64(s), largest_between(z, 0, classes)
+                sums = as_float64(s)
+                top, place_of_top[b - first] = (
+                    largest_with_column(z, classes) if asked else (largest_between(z, 0, classes), 0)
+                )
                 sums[0] = top
                 target = 0 if kind == NO_TARGET else target_ + size * (index[b] if kind == TABLE else b)
                 if storage != FLOAT32:
@@ -167,7 +174,7 @@ def process_rows(
                 if asked:
                     i, z_y = b - base, np.float64(as_float32(z)[y])
                     others = top if z_y < top else largest_except(z, classes, y)
-                    prediction[i] = y if others < top else first_column(z, classes, np.float32(top))
+                    prediction[i] = place_of_top[b - first]
                     stats[i], stats[stride + i] = nll, scale * as_float32(exps_ + 4 * width * (b - first))[y]
                     stats[2 * stride + i], stats[4 * stride + i] = scale, entropy
                     stats[3 * stride + i] = z_y - others if classes > 1 else 0.0
@@ -190,9 +197,8 @@ def process_rows(
                 for i in range(1, 7):
                     out[i] *= w
                 sums[1], sums[2] = scale, -s_ex * scale  # the second is H - log sum e, without the cancellation
-            if book_ != 0:
-                block[BASE] = base
-                call(block[FUNCTION], block.ctypes.data, first, last)
+            if book_ != 0 and (last == end or (last - begin) % stretch == 0):
+                call(block[FUNCTION], block.ctypes.data, base, last)
             for b in range(first, last):
                 task = role[b] & ROLE
                 if dlogits == 0 or (task == DEFERRED) != deferred:
