@@ -264,6 +264,7 @@ CASES = [
         },
         "tests/ops/test_row_loss.py",
         soft=True,
+        quick=ENDS[1:],
     ),
     Case(
         "P3",

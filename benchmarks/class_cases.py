@@ -150,7 +150,6 @@ CLASS_CONTESTS = [
         ("class_reduce",),
         row_bytes,
         THREE_TIMES,
-        quick=tuple(THREE_TIMES),
     ),
     Contest(
         "calibrated joint",

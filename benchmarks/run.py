@@ -32,7 +32,8 @@ from summary import summary_lines
 from timing import copy_rate
 
 SECTIONS = ("row_loss", "batch_size", "libraries", "step", "epoch", "accuracy")
-SWEPT_CLASSES, SWEPT_BATCHES, QUICK_BATCHES = (10, 100), (32, 128, 1024, 8192), (32, 8192)
+SWEPT_CLASSES, SWEPT_BATCHES = (10, 100), (32, 128, 1024, 8192)
+QUICK_SHAPES = ((32, 10), (8192, 10))
 
 Record = dict[str, Any]
 
@@ -46,7 +47,7 @@ class Length(NamedTuple):
     seeds: int
 
 
-QUICK, FULL = Length(1.0, 0.4, 7, 3), Length(15.0, 5.0, 15, 5)
+QUICK, FULL = Length(1.0, 0.4, 7, 2), Length(15.0, 5.0, 15, 5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,10 +108,12 @@ def batch_size(report: Record, arguments: argparse.Namespace, _: Sequence[Any]) 
     """P3 at every batch size; what the section before has measured is not measured again."""
     case = next(case for case in CASES if case.name == "P3")
     seconds, _, fewest, _ = length(arguments)
-    batches = arguments.batches or (SWEPT_BATCHES if arguments.full else QUICK_BATCHES)
     here = [r for r in report.get("row_loss", []) if r["case"] == "P3" and r["shape"][1] in SWEPT_CLASSES]
     known = {tuple(r["shape"]) for r in here}
-    shapes = [(batch, classes) for classes in SWEPT_CLASSES for batch in batches if (batch, classes) not in known]
+    shapes = [(b, classes) for classes in SWEPT_CLASSES for b in arguments.batches or SWEPT_BATCHES]
+    if not (arguments.full or arguments.batches):
+        shapes = list(QUICK_SHAPES)
+    shapes = [shape for shape in shapes if shape not in known]
     here += [r for s in shapes for r in measure(case, s, arguments.device, seconds / 2, None, fewest, progress)]
     return sorted(here, key=lambda record: (record["shape"][1], record["shape"][0]))
 
@@ -161,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     closer.add_argument("--sizes", type=size, nargs="+", metavar="N", help="of contests, such as 50000 or 50000x100")
     closer.add_argument("--batches", type=int, nargs="+", help="batch sizes of the section batch_size")
     closer.add_argument("--seconds", type=float, help="of timing per case and shape")
-    closer.add_argument("--seeds", type=int, help="of the section accuracy, default: 3, with --full 5")
+    closer.add_argument("--seeds", type=int, help="of the section accuracy, default: 2, with --full 5")
     closer.add_argument("--epochs", type=int, help="of the section accuracy, default: the recipe's")
     return parser
 

@@ -26,7 +26,7 @@ from fastlnl.networks import build_network
 
 NUM_SAMPLES = 50_000
 EVICTED = 64 << 20  # bytes, more than the caches hold
-COMPILED = ("ce", "alr")  # of a short run
+COMPILED = ("ce", "alr")  # of ResNet-18, which takes a minute to compile
 ROUNDING = 1e-5
 SMALL = 0.2  # logits for comparing answers: the clamps of published code, which fastlnl has not, do not reach them
 
@@ -46,12 +46,12 @@ class Setting(NamedTuple):
 
 
 QUICK = (
-    Setting("mlp", "MLP on 512 features", (512,), 128, 100, True, 30),
+    Setting("mlp", "MLP on 512 features", (512,), 128, 100, False, 40),
     Setting("cnn", "CNN, 3 x 32 x 32", (3, 32, 32), 64, 10, False, 3),
     Setting("resnet18", "ResNet-18, 3 x 32 x 32", (3, 32, 32), 16, 10, False, 3),
 )
 FULL = (
-    QUICK[0],
+    QUICK[0]._replace(compiled=True, samples=100),
     QUICK[1]._replace(compiled=True, batch=128, samples=20),
     QUICK[2]._replace(compiled=True, batch=128, samples=9),
 )
@@ -102,9 +102,9 @@ def measure(setting: Setting, full: bool, device: str, once: dict[Any, float] | 
     for key, call in calls.items():
         call()  # what is made at the first call does not count
         records[key] |= counted_call(call)._asdict() | {"peak_bytes": peak_of(call, device, numpy=False)}
-    alone = take_turns({str(key): cold_sampler(call, device) for key, call in calls.items()}, 0.0, 41 if full else 21)
+    alone = take_turns({str(key): cold_sampler(call, device) for key, call in calls.items()}, 0.0, 41 if full else 15)
     whole = whole_steps(setting, batches, heads, device)
-    compiled = compiled_steps(setting, batches, builds, full, device)
+    compiled = compiled_steps(setting, batches, builds, device)
     for key, head in heads.items():
         base, record = ("ce" if head.views == 1 else "ce of two views", "torch"), records[key]
         record |= {"head": alone[str(key)]._asdict(), "step": whole[base]._asdict(), "epoch_seconds": 0.0}
@@ -119,6 +119,9 @@ def measure(setting: Setting, full: bool, device: str, once: dict[Any, float] | 
         record["extra_percent"] = 100 * record["extra"] / whole[base].median
         if key in whole and key != base:
             record["whole"] = whole[key]._asdict()
+        graph, graph_base = (key[0], "graph"), (base[0], "graph")
+        record["graph"] = whole[graph]._asdict() if graph in whole and key[1] != "research code" else None
+        record["graph_base"] = whole[graph_base]._asdict() if graph_base in whole else None
         record["compiled"] = compiled[key]._asdict() if key in compiled else None
         record["compiled_base"] = compiled[base]._asdict() if base in compiled else None
     return list(records.values())
@@ -196,8 +199,8 @@ def whole_step(
 def whole_steps(
     setting: Setting, batches: Batches, heads: dict[tuple[str, str], Head], device: str
 ) -> dict[tuple[str, str], Timing]:
-    """Of both baselines in turns; of a small network all methods with them."""
-    small = setting.network == "mlp"
+    """Of both baselines in turns, with all methods where a step is short; on a GPU, too, as graphs."""
+    small = setting.network == "mlp" or device != "cpu"
     chosen = {key: head for key, head in heads.items() if key[1] == "torch" or small}
     steps = {key: whole_step(setting, batches, head, device) for key, head in chosen.items()}
     if device != "cpu":
@@ -210,14 +213,12 @@ def whole_steps(
 
 
 def compiled_steps(
-    setting: Setting, batches: Batches, builds: dict[tuple[str, str], Build], full: bool, device: str
+    setting: Setting, batches: Batches, builds: dict[tuple[str, str], Build], device: str
 ) -> dict[tuple[str, str], Timing]:
     """Network and loss in one region of torch.compile; heads of their own, so that none is traced with old state."""
     if not setting.compiled:
         return {}
-    names = {"ce", "ce of two views", "alr", "elr", "ido"} if full else set(COMPILED)
-    if setting.network == "resnet18":
-        names = set(COMPILED)
+    names = set(COMPILED) if setting.network == "resnet18" else {"ce", "ce of two views", "alr", "elr", "ido"}
     steps = {}
     for key, build in builds.items():
         if key[0] in names and key[1] != "research code":

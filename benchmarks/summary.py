@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from machine import signature
-from tables import micro, milli, table, times
+from tables import micro, milli, table
 
 Record = dict[str, Any]
 
 WIDTH = 118
-LIBRARIES = ("scikit-learn", "cleanlab", "aum", "scipy", "torch.topk", "torch.sort")
-WORDS = {"P1": "cross-entropy, loss and gradient", "P2": "soft cross-entropy", "P3": "ALR with its label memory"}
+LIBRARIES = (("scikit-learn",), ("cleanlab",), ("aum",), ("scipy",), ("torch.topk", "torch.sort"))  # a row each
+WORDS = {"P1": "cross-entropy", "P2": "soft cross-entropy", "P3": "ALR, label memory"}
 SHOWN_SLOWER = 8
 
 
@@ -57,25 +57,26 @@ def library_rows(report: Record) -> list[Record]:
     """A row per library, at the largest size; one for all that is compared with torch calls; one for a surcharge."""
     found = pairs(r for r in report.get("libraries", []) if not r["refused"])
     rows = []
-    for library in LIBRARIES:
-        mine = [(ours, theirs) for ours, theirs in found if theirs["rival"] == library]
+    for libraries in LIBRARIES:
+        mine = [(ours, theirs) for ours, theirs in found if theirs["rival"] in libraries]
         if not mine:
             continue
-        ours, largest = max(mine, key=lambda pair: pair[0]["size"][0])
-        told = f"{library} {times(largest['speedup'])}"
-        if len(mine) > 1:
-            told += f" ({len(mine)} comparisons: {spread(theirs['speedup'] for _, theirs in mine)})"
-        rows.append(row(largest["contest"], " x ".join(f"{n:,}" for n in ours["size"]), took(ours), told))
-    plain = [theirs for _, theirs in found if theirs["rival"] not in LIBRARIES and not theirs["surcharge"]]
+        ours, _ = max(mine, key=lambda pair: pair[0]["size"][0])
+        told = ranges([pair for pair in mine if pair[0] is ours])
+        if len({place(ours) for ours, _ in mine}) > 1:
+            told += f" (all {len(mine)}: {spread(theirs['speedup'] for _, theirs in mine)})"
+        rows.append(row(ours["contest"], " x ".join(f"{n:,}" for n in ours["size"]), took(ours), told))
+    known = {name for libraries in LIBRARIES for name in libraries}
+    plain = [theirs for _, theirs in found if theirs["rival"] not in known and not theirs["surcharge"]]
     if plain:
         names = len({r["contest"] for r in plain})
         middle = statistics.median(r["speedup"] for r in plain)
-        told = f"the same in torch calls {spread(r['speedup'] for r in plain)}, median {times(middle)}"
+        told = f"the same in torch calls {spread(r['speedup'] for r in plain)}, median {precise(middle)}"
         rows.append(row(f"{names} other tasks", f"{len(plain)} comparisons", "", told))
     extra = [(ours, theirs) for ours, theirs in found if theirs["surcharge"]]
     if extra:
         told = ", ".join(f"{100 / r['speedup'] - 100:+.0f} % at {' x '.join(map(str, r['size']))}" for _, r in extra)
-        rows.append(row("dynamics beside ALR", "", "", f"they add {told}"))
+        rows.append(row("dynamics beside ALR", "", "", f"add {told}"))
     return rows
 
 
@@ -83,17 +84,22 @@ def step_rows(report: Record) -> list[Record]:
     """A row per network: per cent of a step of cross-entropy that bookkeeping adds, by fastlnl and otherwise."""
     rows = []
     for network in dict.fromkeys(r["network"] for r in report.get("step", [])):
-        mine = [r for r in report["step"] if r["network"] == network]
-        told = ", ".join(added(r, mine) for r in mine if r["by"] == "fastlnl" and not r["refused"])
-        first = mine[0]
-        where = f"batch {first['batch']}, step {milli(first['step']['median'])} ms"
-        rows.append(row(f"adds to a step: {first['title']}", where, "", told))
+        mine = [r for r in report["step"] if r["network"] == network and not r["refused"]]
+        ours, plain = ([r for r in mine if r["by"] == by] for by in ("fastlnl", "research code"))
+        if not ours or not plain:
+            continue
+        each = ", ".join(f"{r['method']} {share(r)}" for r in ours if r["method"] in ("alr", "ido"))
+        most = max(ours, key=lambda r: r["extra_percent"])
+        low, high = (f(plain, key=lambda r: r["extra_percent"]) for f in (min, max))
+        told = f"adds {each}, at most {share(most)} % ({most['method']}); research code {share(low)} to {share(high)} %"
+        where = f"batch {ours[0]['batch']}, {milli(ours[0]['step']['median'])} ms"
+        rows.append(row(f"step of {ours[0]['title'].split(',')[0]}", where, "", told))
     return rows
 
 
-def added(record: Record, records: list[Record]) -> str:
-    plain = next(r for r in records if r["method"] == record["method"] and r["by"] == "research code")
-    return f"{record['method']} {record['extra_percent']:+.2g} % (research code {plain['extra_percent']:+.2g} %)"
+def share(record: Record) -> str:
+    percent = record["extra_percent"]
+    return f"{percent:+.0f}" if abs(percent) >= 10 else f"{percent:+.1f}" if abs(percent) >= 1 else f"{percent:+.2f}"
 
 
 def epoch_rows(report: Record) -> list[Record]:
@@ -104,7 +110,7 @@ def epoch_rows(report: Record) -> list[Record]:
         return []
     samples = max(r["samples"] for r in rivals)
     total = {r["by"]: r["score"] + r["split"] for r in records if r["samples"] == samples}
-    told = ", ".join(f"{by} {times(total[by] / total['fastlnl'])}" for by in total if by != "fastlnl")
+    told = ", ".join(f"{by} {precise(total[by] / total['fastlnl'])}" for by in total if by != "fastlnl")
     return [row("score and split all samples", f"{samples:,}", f"{milli(total['fastlnl'])} ms", told)]
 
 
@@ -114,7 +120,8 @@ def accuracy_rows(report: Record) -> list[Record]:
         return []
     told = ", ".join(f"{r['method']} {r['last']:.1f} +- {r['last_std']:.1f} % in {r['seconds']:.1f} s" for r in records)
     first = records[0]
-    return [row(f"{first['dataset']}, {first['noise']}", f"{first['epochs']} epochs, n = {first['seeds']}", "", told)]
+    told += f" ({first['noise']}, n = {first['seeds']})"
+    return [row(f"accuracy, {first['dataset']}", f"{first['epochs']} epochs", "", told)]
 
 
 def row(what: str, at: str, fastlnl: str, told: str) -> Record:
@@ -133,11 +140,12 @@ def ranges(found: list[tuple[Record, Record]]) -> str:
 
 def spread(ratios: Iterable[float]) -> str:
     low, *_, high = sorted(2 * list(ratios))
-    return precise(low) if low == high else f"{precise(low)} to {precise(high)}"
+    return precise(low) if low == high else f"{precise(low)[:-1]} to {precise(high)}"
 
 
 def precise(ratio: float) -> str:
-    return times(ratio) if ratio >= 10 else f"{ratio:.2f}x"
+    """Two digits."""
+    return f"{ratio:,.0f}x" if ratio >= 9.95 else f"{ratio:.1f}x" if ratio >= 0.995 else f"{ratio:.2f}x"
 
 
 def verdict(compared: list[tuple[Record, Record]]) -> list[str]:

@@ -233,6 +233,7 @@ def test_report_is_written(quick, tmp_path, capsys):
     assert {(r["method"], r["by"]) for r in report["step"]} >= {("alr", "fastlnl"), ("crema", "research code")}
     assert not [r for r in report["step"] + report["epoch"] if r["refused"]]
     assert "### tiny MLP, batch 16, C = 5" in text
+    assert printed.rsplit(" s in all", 1)[1].count("\n") <= 27  # one screen
     ce, alr = report["accuracy"]
     assert (ce["method"], alr["method"], ce["seeds"], ce["epochs"]) == ("ce", "alr", 2, 2)
     assert [len(curve) for curve in ce["curves"]] == [2, 2]
@@ -273,7 +274,7 @@ def test_summary_says_where_fastlnl_is_slower():
     assert len(lines) <= 25
     assert max(map(len, lines)) <= 120
     text = " ".join(lines)
-    assert "eager 3.00x, F 0.50x" in text
+    assert "eager 3.0x, F 0.50x" in text
     assert "Faster in 1 of 2 comparisons, slower in 1, undecided (quartiles overlap) in 0." in text
     assert "Slower: P3 16 x 10 against F (0.50x)." in text
 
