@@ -170,9 +170,11 @@ def compile_commands(
     torch_folder = Path(torch.__file__).parent
     units = [path for path in sources() if path.suffix in (".cu", ".cpp")]
     objects = [str(scratch / f"{unit.name}.o") for unit in units]
+    # A smaller code is a smaller download; before CUDA 13 not every driver unpacks it.
+    small = "--compress-mode=size" if int(_major(nvcc_release(compiler))) >= 13 else "-Xfatbin=-compress-all"
     targets = [
         "--threads=0",
-        "-Xfatbin=-compress-all",
+        small,
         *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures),
     ]
     commands = []
@@ -180,7 +182,7 @@ def compile_commands(
         extra = targets if unit.suffix == ".cu" else [*TORCH_FLAGS, f"-I{torch_folder / 'include'}"]
         commands.append([str(compiler), *NVCC_FLAGS, *extra, "-c", str(unit), "-o", target])
     libraries = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", *link, "-cudart=static"]
-    return commands, [str(compiler), "-shared", *objects, "-o", str(scratch / LIBRARY), *libraries]
+    return commands, [str(compiler), "-shared", "-Xlinker=-s", *objects, "-o", str(scratch / LIBRARY), *libraries]
 
 
 def _compile(compiler: Path, architectures: Sequence[str], folder: Path) -> None:
