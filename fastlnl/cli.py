@@ -83,6 +83,8 @@ def train(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         out_dir=out_dir,
         progress=False if arguments.quiet else None,
+        profile=arguments.profile,
+        cuda_graph=arguments.cuda_graph,
         **settings,
     ).fit(resume=arguments.resume)
     last = result.history[-1]
@@ -143,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     existing = sub.add_mutually_exclusive_group()
     existing.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
     existing.add_argument("--overwrite", action="store_true", help="start again where the folder holds a run")
+    sub.add_argument("--cuda-graph", action="store_true", help="capture the training step and replay it (ce, alr)")
+    sub.add_argument("--profile", action="store_true", help="where the time of the last epoch goes: profile.md")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     sub = commands.add_parser("build", help="compile the CUDA C++ extension for the device of this machine")

@@ -2,93 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastlnl.data import Batch, Dataset, IndexedLoader
-
-PRECISIONS = {None: torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Learner:
-    """A network with its optimiser. Called with images (B, ...) it gives logits (B, C) in the precision of the run.
-
-    Args:
-        module: the network, on `device`.
-        build_optimizer: from a module to an optimiser over its parameters.
-        amp: None, "bfloat16" or "float16" (with loss scaling).
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        build_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-        *,
-        device: torch.device,
-        amp: str | None,
-        channels_last: bool,
-        compile: bool,
-    ) -> None:
-        self.module, self.device, self.channels_last = module, device, channels_last
-        self.precision = PRECISIONS[amp]
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "float16")
-        self._build_optimizer = build_optimizer
-        self._forward = torch.compile(module) if compile else module
-        self.optimizer = build_optimizer(module)
-        self.loss, self.steps = torch.zeros((), device=device), 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        if self.channels_last and images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
-        # The context ends with each forward pass, so no weight that was cast here outlives the next optimiser step.
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            return self._forward(images)
-
-    def step(self, loss: Tensor, clip_norm: float | None = None) -> None:
-        """One optimiser step on a scalar loss, its gradient scaled down to `clip_norm` where it is longer."""
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        if clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.module.parameters(), clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.loss += loss.detach()
-        self.steps += 1
-
-    def start_epoch(self, lr: float) -> None:
-        """Set the learning rate; the sum of the losses starts again."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.loss.zero_()
-        self.steps = 0
-        self.module.train()
-
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of parameters and buffers, which later steps do not touch."""
-        return copy.deepcopy(self.module.state_dict())
-
-    def restart(self, weights: dict[str, Tensor]) -> None:
-        """Go on from these weights with a new optimiser, at the learning rate of now."""
-        lr = self.optimizer.param_groups[0]["lr"]
-        self.module.load_state_dict(weights)
-        self.optimizer = self._build_optimizer(self.module)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
-    def state_dict(self) -> dict[str, Any]:
-        parts: dict[str, Any] = {"module": self.module, "optimizer": self.optimizer, "scaler": self.scaler}
-        return {name: part.state_dict() for name, part in parts.items()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+from fastlnl.learner import Learner
 
 
 class Frame:
@@ -133,6 +55,7 @@ class Frame:
                 seed=seed,
                 shuffle=shuffle,
                 augment=augment,
+                channels_last=networks[0].channels_last or None,  # as the network wants them: one copy less a step
             )
 
         train_images = data.train_images.to(device)  # once: both loaders over them share the copy

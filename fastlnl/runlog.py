@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,39 @@ class RunFolder:
             writer = csv.DictWriter(file, list(row), lineterminator="\n")
             writer.writeheader()
             writer.writerow(row)
+
+    def write_profile(self, table: str) -> None:
+        """Write where the time of an epoch went."""
+        with atomic_open(self.path / "profile.md", "w") as file:
+            file.write(table)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to. Accuracies and metrics are shares in 0..1 on test data and training data respectively.
+
+    last: test accuracy of the last epoch, the one to report. best: maximum over epochs, chosen on test data.
+    last10: mean of the final ten epochs. seconds: training time without evaluation. metrics: those of the last epoch.
+    history: one record per epoch, as in log.jsonl.
+    """
+
+    last: float
+    best: float
+    last10: float
+    seconds: float
+    metrics: dict[str, float]
+    history: list[dict[str, Any]]
+
+
+def summary(history: list[dict[str, Any]]) -> Result:
+    """From the records of the epochs."""
+    accuracy = [record["test_accuracy"] for record in history]
+    fixed = ("epoch", "test_accuracy", "lr", "seconds", "noise", "noise_mode")
+    return Result(
+        last=accuracy[-1],
+        best=max(accuracy),
+        last10=sum(accuracy[-10:]) / len(accuracy[-10:]),
+        seconds=sum(record["seconds"] for record in history),
+        metrics={name: value for name, value in history[-1].items() if name not in fixed},
+        history=history,
+    )

@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,34 +18,20 @@ from torch import Tensor, nn
 
 from fastlnl import checkpoint
 from fastlnl.data import Dataset, IndexedLoader
-from fastlnl.frame import PRECISIONS, Frame, Learner
+from fastlnl.frame import Frame
+from fastlnl.graph import RecordedStep, recording_for
+from fastlnl.learner import PRECISIONS, Learner
 from fastlnl.metrics import memorisation
 from fastlnl.networks import build_network
 from fastlnl.noise import NoisyLabels, apply_noise
-from fastlnl.runlog import RunFolder
+from fastlnl.profiling import Profile
+from fastlnl.runlog import Result, RunFolder, summary
 from fastlnl.state import label_fingerprint
 
 if TYPE_CHECKING:
     from fastlnl.methods.base import Method
 
 SCHEDULES = ("cosine", "step", "constant")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run came to. Accuracies and metrics are shares in 0..1 on test data and training data respectively.
-
-    last: test accuracy of the last epoch, the one to report. best: maximum over epochs, chosen on test data.
-    last10: mean of the final ten epochs. seconds: training time without evaluation. metrics: those of the last epoch.
-    history: one record per epoch, as in log.jsonl.
-    """
-
-    last: float
-    best: float
-    last10: float
-    seconds: float
-    metrics: dict[str, float]
-    history: list[dict[str, Any]]
 
 
 @dataclass
@@ -64,7 +51,9 @@ class Trainer:
         optimizer: "sgd" (with `sgd_momentum`) or "adam".
         augment: name of an augmentation that `IndexedLoader` knows, None for none.
         amp: None, "bfloat16" or "float16" (with loss scaling).
+        cuda_graph: capture the training step and replay it: single-network methods with steps that are all alike.
         monitor: also predict the training samples once an epoch, to see how many wrong labels are memorised.
+        profile: measure where the time of the last epoch goes; `profile_` is the table, profile.md in `out_dir` too.
         out_dir: folder for checkpoint and logs; None writes nothing.
         progress: a progress bar; None shows one on a terminal where tqdm is installed.
 
@@ -90,9 +79,11 @@ class Trainer:
     amp: str | None = None
     channels_last: bool = False
     compile: bool = False
+    cuda_graph: bool = False
     device: str | torch.device = "cpu"
     seed: int = 0
     monitor: bool = True
+    profile: bool = False
     out_dir: str | Path | None = None
     progress: bool | None = None
 
@@ -104,6 +95,15 @@ class Trainer:
         for setting in ("epochs", "batch_size", "lr"):
             if not getattr(self, setting) > 0:
                 raise ValueError(f"{setting} is {getattr(self, setting)}, expected more than 0")
+        if self.cuda_graph:
+            recording_for(torch.device(self.device))
+            if not self.method.capturable:
+                raise ValueError(
+                    f"cuda_graph is True but the steps of {self.method.name} are not all alike; "
+                    "it works for ce and alr, leave it out for others"
+                )
+            if self.amp == "float16":
+                raise ValueError("cuda_graph is True but amp is 'float16', whose loss scale moves; use 'bfloat16'")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -130,18 +130,29 @@ class Trainer:
                 history = self._restore(run, folder.checkpoint, settings)
             folder.start({**settings, "noise_counts": noisy.counts.tolist()}, history)
         bar = self._progress_bar(run, len(history))
+        profile = Profile(run.device)
         for t in range(len(history) + 1, self.epochs + 1):
-            record = {"epoch": t, **self._epoch(t, run), "noise_mode": noisy.mode, "noise": noisy.realised_rate}
-            history.append(record)
-            if folder:
-                self._save(run, folder.checkpoint, settings, history)
-                folder.add(record)
+            if last := self.profile and t == self.epochs:
+                profile.watch_run(run, self.method)
+            with profile.epoch() if last else nullcontext():
+                record = {"epoch": t, **self._epoch(t, run, profile)}
+                record |= {"noise_mode": noisy.mode, "noise": noisy.realised_rate}
+                history.append(record)
+                if folder:
+                    with profile.part("checkpoint and log"):
+                        self._save(run, folder.checkpoint, settings, history)
+                        folder.add(record)
             if bar:
                 bar.update(t * len(run.train) - bar.n)  # a method may take more or fewer steps than batches
                 bar.set_postfix_str(f"epoch {t}, test accuracy {100 * record['test_accuracy']:.2f} %")
         if bar:
             bar.close()
-        result = _summary(history)
+        result = summary(history)
+        if self.profile and profile.calls["rest"]:
+            where = f"{self.method.name} on {self.data.note or self.data.name}"
+            self.profile_ = profile.table(f"Epoch {self.epochs} of {where}")
+            if folder:
+                folder.write_profile(self.profile_)
         if folder:
             hidden = ("metrics", "history")
             scores = {f.name: getattr(result, f.name) for f in fields(Result) if f.name not in hidden}
@@ -159,9 +170,10 @@ class Trainer:
 
     def _build_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         # fused: one kernel a step, and a GradScaler that never has to ask the device whether the step is skipped
-        shared: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay, "fused": True}
+        lr = torch.tensor(self.lr, device=self.device) if self.cuda_graph else self.lr  # a graph reads it each time
+        shared: dict[str, Any] = {"lr": lr, "weight_decay": self.weight_decay, "fused": True}
         if self.optimizer == "adam":
-            return torch.optim.Adam(module.parameters(), **shared)
+            return torch.optim.Adam(module.parameters(), capturable=self.cuda_graph, **shared)
         return torch.optim.SGD(module.parameters(), momentum=self.sgd_momentum, **shared)
 
     def _prepare(self) -> tuple[Frame, NoisyLabels]:
@@ -206,9 +218,10 @@ class Trainer:
             amp=self.amp,
             channels_last=self.channels_last,
             compile=self.compile,
+            recorded=RecordedStep(recording_for(torch.device(self.device))) if self.cuda_graph else None,
         )
 
-    def _epoch(self, t: int, run: Frame) -> dict[str, Any]:
+    def _epoch(self, t: int, run: Frame, profile: Profile) -> dict[str, Any]:
         started = time.perf_counter()
         run.start_epoch(t, self.learning_rate(t))
         self.method.epoch(t)
@@ -216,7 +229,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         if not math.isfinite(loss):
             raise FloatingPointError(f"the training loss is {loss} in epoch {t}; lower lr ({self.lr})")
-        with run.at_rest():
+        with profile.part("evaluation"), run.at_rest():
             hit = self._predict(run.test_in_order) == run.test_label
             measured = {"test_accuracy": hit.double().mean(), **self.method.metrics()}
             if self.monitor:
@@ -234,7 +247,8 @@ class Trainer:
 
     def _settings(self, noisy: NoisyLabels) -> dict[str, Any]:
         """What a resumed run must have in common with the run that wrote the checkpoint."""
-        elsewhere = ("method", "data", "network", "noise", "device", "compile", "monitor", "out_dir", "progress")
+        elsewhere = ("method", "data", "network", "noise", "device", "compile", "cuda_graph", "monitor", "out_dir")
+        elsewhere += ("progress", "profile")
         named = self.network if isinstance(self.network, str) else type(self.network).__name__
         return {
             "method": self.method.name,
@@ -283,16 +297,3 @@ class Trainer:
         bar = tqdm(total=self.epochs * steps, initial=finished * steps, unit="step", dynamic_ncols=True)
         run.on_batch = bar.update
         return bar
-
-
-def _summary(history: list[dict[str, Any]]) -> Result:
-    accuracy = [record["test_accuracy"] for record in history]
-    fixed = ("epoch", "test_accuracy", "lr", "seconds", "noise", "noise_mode")
-    return Result(
-        last=accuracy[-1],
-        best=max(accuracy),
-        last10=sum(accuracy[-10:]) / len(accuracy[-10:]),
-        seconds=sum(record["seconds"] for record in history),
-        metrics={name: value for name, value in history[-1].items() if name not in fixed},
-        history=history,
-    )

@@ -50,6 +50,18 @@ def test_training_settings_reach_the_trainer(tmp_path):
     assert [settings[name] for name in ("weight_decay", "augment", "lr")] == [0.01, None, 0.002]
 
 
+def test_profile_says_where_the_time_of_the_last_epoch_goes(tmp_path):
+    for method in ("alr", "ido", "crema", "dividemix"):
+        assert main([*TRAIN, "--method", method, "--profile", "--out", method]) == 0
+        table = (tmp_path / method / "profile.md").read_text()
+        rows = [line.split(" | ") for line in table.splitlines()[4:]]
+        shown = {row[0].removeprefix("| "): float(row[1]) for row in rows}
+        assert {"network, forward", "network, backward", "optimiser", "views", "evaluation"} < shown.keys()
+        assert ("scoring and split" in shown) == (method != "alr")
+        assert shown.pop("all") == pytest.approx(sum(shown.values()), abs=1)
+        assert "calls" in table
+
+
 def test_second_run_needs_resume_or_overwrite(capsys):
     assert main([*TRAIN, "--out", "a"]) == 0
     assert main([*TRAIN, "--out", "a"]) == 2

@@ -17,8 +17,8 @@ FLOORS = [
     ["ops"],
     ["state", "losses", "mixture", "selection", "refinement", "confident", "noise", "metrics", "augment"],
     ["data", "networks", "checkpoint", "runlog"],
-    ["methods", "frame"],
-    ["trainer", "report"],
+    ["methods", "frame", "learner", "graph"],
+    ["trainer", "profiling", "report"],
     ["cli", "__main__", "__init__"],
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}

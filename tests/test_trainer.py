@@ -15,7 +15,7 @@ from torch import nn
 from fastlnl import checkpoint
 from fastlnl.data import load_dataset
 from fastlnl.errors import StateError
-from fastlnl.frame import Learner
+from fastlnl.learner import Learner
 from fastlnl.methods import ALR, CE
 from fastlnl.metrics import correction, memorisation
 from fastlnl.trainer import Trainer

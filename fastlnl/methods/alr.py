@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastlnl import losses
+from fastlnl.data import Batch
 from fastlnl.methods.base import Method, Run
 from fastlnl.metrics import correction
 
@@ -34,6 +35,8 @@ class ALR(Method):
     """
 
     name = "alr"
+    capturable = True
+    scoring = ("refine",)
     defaults: ClassVar[dict[str, Any]] = {
         "momentum": 0.9,
         "entropy_weight": 0.3,
@@ -69,11 +72,15 @@ class ALR(Method):
         if self.refine_before and t > self.warmup_epochs:
             self.refine()
         for batch in run.batches():
-            logits = run.network(batch.views[0])
-            run.network.step(self.criterion(logits, batch.label, batch.index))  # cross-entropy while t <= warmup_epochs
+            run.network.train_on(batch, self.loss, t > self.warmup_epochs)
         if self.refine_after and t > self.warmup_epochs:
             self.refine()
         self.criterion.end_epoch()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Cross-entropy in the warm-up, then the loss on soft labels."""
+        loss: Tensor = self.criterion(self.run.network(batch.views[0]), batch.label, batch.index)
+        return loss
 
     def refine(self) -> None:
         """Move every soft label towards the prediction of the network at rest."""

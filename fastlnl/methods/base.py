@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +20,9 @@ class Network(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, ...) in the precision of the run."""
+
+    def train_on(self, batch: Batch, loss: Callable[[Batch], Tensor], phase: Hashable = None) -> None:
+        """One optimiser step on `loss(batch)`, replayed where the run asks for it; a new `phase` is captured anew."""
 
     def step(self, loss: Tensor, clip_norm: float | None = None) -> None:
         """One optimiser step on a scalar loss, its gradient scaled down to `clip_norm` where it is longer."""
@@ -95,6 +98,9 @@ class Method:
     name: ClassVar[str]
     defaults: ClassVar[dict[str, Any]] = {}
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    scoring: ClassVar[tuple[str, ...]] = ()  # its functions that look at all samples at once, for a profile
+
+    capturable: ClassVar[bool] = False  # one network and view, and its steps go through `Network.train_on`
 
     run: Run
     criterion: Any

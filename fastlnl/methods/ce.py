@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from fastlnl import losses
+from fastlnl.data import Batch
 from fastlnl.methods.base import Method, Run
 
 
@@ -10,6 +13,7 @@ class CE(Method):
     """Cross-entropy on the given labels, right or wrong. It has no options and keeps nothing per sample."""
 
     name = "ce"
+    capturable = True
 
     def setup(self, run: Run) -> None:
         self.run = run
@@ -18,6 +22,9 @@ class CE(Method):
     def epoch(self, t: int) -> None:
         run = self.run
         for batch in run.batches():
-            logits = run.network(batch.views[0])
-            run.network.step(self.criterion(logits, batch.label))
+            run.network.train_on(batch, self.loss)
         self.criterion.end_epoch()
+
+    def loss(self, batch: Batch) -> Tensor:
+        loss: Tensor = self.criterion(self.run.network(batch.views[0]), batch.label)
+        return loss

@@ -52,6 +52,7 @@ class CREMA(Method):
     """
 
     name = "crema"
+    scoring = ("score_all", "divide")
     defaults: ClassVar[dict[str, Any]] = {
         "warmup_epochs": None,
         "warmup_penalty": 0.0,

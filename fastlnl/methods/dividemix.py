@@ -71,6 +71,7 @@ class DivideMix(Method):
     """
 
     name = "dividemix"
+    scoring = ("divide",)
     num_networks = 2
     defaults: ClassVar[dict[str, Any]] = {
         "warmup_epochs": None,

@@ -39,6 +39,7 @@ class IDO(Method):
     """
 
     name = "ido"
+    scoring = ("fit_mixture",)
     defaults: ClassVar[dict[str, Any]] = {
         "warmup_epochs": None,
         "base_model": "first_minimum",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from fastlnl import losses
 from fastlnl.data import Batch, Dataset
-from fastlnl.frame import Learner
+from fastlnl.learner import Learner
 from fastlnl.methods import ALR, CE
 from fastlnl.noise import apply_noise
 from fastlnl.trainer import Trainer
