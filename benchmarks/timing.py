@@ -20,7 +20,8 @@ from cases import Batch, Case, Problem, Rival, Shape, take_step
 
 GRAPH_STEPS = 200
 SAMPLE_SECONDS = 1e-3  # shorter steps are repeated inside a sample, or the change of turns would be measured
-TURN_SECONDS = 10e-3  # of a contest with rivals that take seconds
+TURN_SECONDS = 20e-3  # of a contest with rivals that take seconds
+REST_SECONDS = 50e-3  # after a long step: threads of BLAS go on spinning for 30 ms, on the cores of whoever comes next
 L2_TIMES = 3
 
 Step = Callable[[], object]
@@ -71,7 +72,8 @@ def take_turns(
     """Each sampler gives the seconds of one step; all are asked in every round, in a new order each time.
 
     Rounds go on for `seconds`, and until there are `fewest` samples of each. In its turn a sampler is asked once, or
-    again and again for `turn` seconds.
+    again and again for `turn` seconds; then its first sample counts only where there is no other, since the caches
+    were those of the one before.
     """
     order, shuffle = list(samplers), random.Random(0).shuffle
     samples: dict[str, list[float]] = {name: [] for name in samplers}
@@ -81,9 +83,12 @@ def take_turns(
             shuffle(order)  # whoever follows a big rival finds its caches emptied: let it be another one each time
             for name in order:
                 turn_end = time.perf_counter() + turn
-                samples[name].append(samplers[name]())
+                own = [samplers[name]()]
                 while time.perf_counter() < turn_end:
-                    samples[name].append(samplers[name]())
+                    own.append(samplers[name]())
+                samples[name] += own[1:] or own
+                if turn and own[-1] > turn:
+                    time.sleep(REST_SECONDS)
     return {name: summary(samples[name]) for name in samplers}
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fastlnl.cpu.pages import advise
 from fastlnl.errors import BackendError, LabelError, ShapeError, StateError
 from fastlnl.ops.row_loss import Storage, TableTarget
 from fastlnl.ops.row_loss.storage import decode, encode, one_hot, row_key, topk_parts
@@ -84,7 +85,7 @@ class LabelMemory(nn.Module):
         if device is None and label is not None and not pin:
             device = label.device
         shape = (num_samples, self.storage.width(num_classes))
-        table = torch.full(shape, self.storage.never_written, dtype=self.storage.dtype, device=device)
+        table = advise(torch.empty(shape, dtype=self.storage.dtype, device=device)).fill_(self.storage.never_written)
         self.register_buffer("table", _pinned(table) if pin else table)
         step = torch.zeros((), dtype=torch.int64, device=device) if self.storage.lossy else None
         self.register_buffer("step", step)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fastlnl.cpu.pages import advise
 from fastlnl.ops.dynamics import layout
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class SampleRecords(nn.Module):
     def __init__(self, num_samples: int, track: tuple[str, str], device: torch.device | None) -> None:
         super().__init__()
         self.track = track
-        self.register_buffer("records", torch.zeros(num_samples, layout.WORDS, dtype=torch.int32, device=device))
+        records = torch.empty(num_samples, layout.WORDS, dtype=torch.int32, device=device)
+        self.register_buffer("records", advise(records).zero_())
 
     @property
     def visits(self) -> Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastlnl.cpu.pages import LARGE, empty
+from fastlnl.cpu.pages import HUGE_PAGE, LARGE, advise, empty
 
 SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -18,6 +18,14 @@ def test_an_ordinary_tensor_of_any_size(batch):
     assert x.dtype == torch.float32
     assert x.is_contiguous()
     assert x.fill_(2.0).sum(dtype=torch.float64) == 2.0 * batch * 4001
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, HUGE_PAGE - 1, HUGE_PAGE, 3 * HUGE_PAGE + 5])
+def test_advice_changes_nothing_but_the_pages(nbytes):
+    x = torch.arange(nbytes % 251 + 1, dtype=torch.uint8).repeat(nbytes // (nbytes % 251 + 1) + 1)[:nbytes]
+    kept = x.clone()
+    assert advise(x) is x
+    assert torch.equal(x, kept)
 
 
 @pytest.mark.skipif(
