@@ -247,8 +247,8 @@ class Trainer:
 
     def _settings(self, noisy: NoisyLabels) -> dict[str, Any]:
         """What a resumed run must have in common with the run that wrote the checkpoint."""
-        elsewhere = ("method", "data", "network", "noise", "device", "compile", "cuda_graph", "monitor", "out_dir")
-        elsewhere += ("progress", "profile")
+        elsewhere = {"method", "data", "network", "noise", "device", "compile", "cuda_graph", "monitor", "out_dir"}
+        elsewhere |= {"progress", "profile"}
         named = self.network if isinstance(self.network, str) else type(self.network).__name__
         return {
             "method": self.method.name,
