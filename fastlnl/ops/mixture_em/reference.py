@@ -74,7 +74,7 @@ def mixture_em(points: EMInput, options: EMOptions) -> MixtureFit:
     parameters = torch.where(few == 0, parameters, plain)
     if gaussian:
         swapped = parameters[[1, 0, 3, 2, 5, 4]]
-        apart = gaussian_apart(*parameters[2:])  # type: ignore[call-arg]
+        apart = gaussian_apart(*parameters[2:])
         parameters = torch.where(apart & (parameters[2] > parameters[3]), swapped, parameters)
     collapsed = (gaussian_collapsed if gaussian else beta_collapsed)(*parameters) & (few == 0)
     both = groups.sum(groups.n * ((groups.z == groups.first[groups.of]) | (groups.z == groups.last[groups.of])))
