@@ -48,6 +48,7 @@ class Contest:
         truth: the answer in float64, from the inputs, where answers are numbers that are rounded.
         surcharge: fastlnl does all of the rival's work and more. Told is what that adds, in per cent of the rival's
             time, and a target is the most it may be.
+        only_full: left out of a short run.
     """
 
     name: str
@@ -64,9 +65,12 @@ class Contest:
     quick: tuple[Size, ...] = ()
     truth: Callable[[Any], Any] | None = None
     surcharge: bool = False
+    only_full: bool = False
 
     def sizes_of(self, full: bool) -> tuple[Size, ...]:
-        return self.sizes if full else self.quick or self.sizes[:1]
+        if full:
+            return self.sizes
+        return () if self.only_full else self.quick or self.sizes[:1]
 
 
 def calling(function: Callable[[Any], Any]) -> Build:

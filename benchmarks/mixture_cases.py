@@ -107,7 +107,6 @@ MIXTURE_CONTESTS = [
         PRIMITIVES,
         lambda size: 28 * size[0],  # and both times the group
         {(50_000, 100): 50.0},
-        quick=((50_000, 100),),
         truth=exact_clean_prob,
     ),
 ]

@@ -33,7 +33,7 @@ from timing import copy_rate
 
 SECTIONS = ("row_loss", "batch_size", "libraries", "step", "epoch", "accuracy")
 SWEPT_CLASSES, SWEPT_BATCHES = (10, 100), (32, 128, 1024, 8192)
-QUICK_SHAPES = ((32, 10), (8192, 10))
+QUICK_SHAPES = ((8192, 10),)
 
 Record = dict[str, Any]
 
@@ -47,7 +47,7 @@ class Length(NamedTuple):
     seeds: int
 
 
-QUICK, FULL = Length(1.0, 0.4, 7, 2), Length(15.0, 5.0, 15, 5)
+QUICK, FULL = Length(1.0, 0.4, 5, 2), Length(15.0, 5.0, 15, 5)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,6 +123,8 @@ def libraries(report: Record, arguments: argparse.Namespace, contests: Sequence[
         report["copy_bytes_per_second"] = copy_rate(arguments.device)
     if arguments.sizes:
         contests = [replace(c, sizes=tuple(s for s in arguments.sizes if len(s) == len(c.sizes[0]))) for c in contests]
+    if arguments.only and "libraries" not in arguments.only:  # who asks for one by name gets it
+        contests = [replace(contest, only_full=False) for contest in contests]
     full = arguments.full or bool(arguments.sizes)
     seconds, copy = length(arguments).contest_seconds, report["copy_bytes_per_second"]
     return against_libraries(list(contests), arguments.device, seconds, full, copy, progress)

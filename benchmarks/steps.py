@@ -47,8 +47,8 @@ class Setting(NamedTuple):
 
 QUICK = (
     Setting("mlp", "MLP on 512 features", (512,), 128, 100, False, 40),
-    Setting("cnn", "CNN, 3 x 32 x 32", (3, 32, 32), 64, 10, False, 3),
-    Setting("resnet18", "ResNet-18, 3 x 32 x 32", (3, 32, 32), 16, 10, False, 3),
+    Setting("cnn", "CNN, 3 x 32 x 32", (3, 32, 32), 32, 10, False, 3),
+    Setting("resnet18", "ResNet-18, 3 x 32 x 32", (3, 32, 32), 8, 10, False, 3),
 )
 FULL = (
     QUICK[0]._replace(compiled=True, samples=100),
