@@ -103,6 +103,12 @@ def implementation(primitive: str, like: Tensor) -> Callable[..., Any]:
     return found
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a device has done what it was asked for: for clocks, never in a step."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _serves(name: str, device: str, dtype: torch.dtype) -> str | None:
     """Why this backend cannot serve this device and type; None if it can."""
     if (reason := _missing(name)) is not None:

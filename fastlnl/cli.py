@@ -69,7 +69,8 @@ def train(arguments: argparse.Namespace) -> int:
     options = dict(_option(text) for text in arguments.option)
     if "preset" not in options:  # a preset says its own
         options = SHORT_RUN.get(arguments.method, {}) | options
-    for name in ("network", "epochs", "batch_size", "optimizer", "lr", "schedule", "weight_decay", "augment", "amp"):
+    words = "network epochs batch_size optimizer lr min_lr schedule weight_decay augment amp"
+    for name in words.split():
         if (value := getattr(arguments, name)) is not None:
             settings[name] = None if value == "none" else value
     out_dir = arguments.out or Path("runs", _run_name(arguments))
@@ -133,8 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--network", help=", ".join([*NETWORKS, *TEXT_NETWORKS, "timm:NAME"]))
     recipe.add_argument("--epochs", type=int)
     recipe.add_argument("--batch-size", type=int)
-    recipe.add_argument("--optimizer", help="sgd or adam")
+    recipe.add_argument("--optimizer", help="sgd, adam or adamw")
     recipe.add_argument("--lr", type=float)
+    recipe.add_argument("--min-lr", type=float, help="where the cosine ends")
     recipe.add_argument("--schedule", help="cosine, step or constant")
     recipe.add_argument("--weight-decay", type=float)
     recipe.add_argument("--augment", help="such as crop_flip, shift, word_dropout:0.1 or none")

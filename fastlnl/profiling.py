@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fastlnl.backend import wait_for
 from fastlnl.data import Batch
 from fastlnl.frame import Frame
 
@@ -59,8 +60,7 @@ class Profile:
 
     def _lap(self) -> None:
         """Time since the last lap belongs to the part that is open."""
-        if self._device.type in ("cuda",):
-            torch.cuda.synchronize(self._device)
+        wait_for(self._device)
         now = time.perf_counter()
         if self._open:
             self.seconds[self._open[-1]] += now - self._since

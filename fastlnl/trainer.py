@@ -26,12 +26,11 @@ from fastlnl.networks import build_network
 from fastlnl.noise import NoisyLabels, apply_noise
 from fastlnl.profiling import Profile
 from fastlnl.runlog import Result, RunFolder, summary
+from fastlnl.schedule import SCHEDULES, scheduled
 from fastlnl.state import label_fingerprint
 
 if TYPE_CHECKING:
     from fastlnl.methods.base import Method
-
-SCHEDULES = ("cosine", "step", "constant")
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Trainer:
         noise: specification for `apply_noise`, drawn with `seed`, or labels that are there already.
         lr: learning rate of the first epoch. schedule: "cosine" (to zero, set per epoch), "constant", or "step"
             (divided by ten after each share of the run in `milestones`). min_lr: where "cosine" ends.
-        optimizer: "sgd" (with `sgd_momentum`) or "adam".
+        optimizer: "sgd" (with `sgd_momentum`), "adam" or "adamw".
         augment: name of an augmentation that `IndexedLoader` knows, None for none.
         amp: None, "bfloat16" or "float16" (with loss scaling).
         cuda_graph: capture the training step and replay it: single-network methods with steps that are all alike.
@@ -88,7 +87,7 @@ class Trainer:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": ("sgd", "adam"), "schedule": SCHEDULES, "amp": tuple(PRECISIONS)}
+        choices = {"optimizer": ("sgd", "adam", "adamw"), "schedule": SCHEDULES, "amp": tuple(PRECISIONS)}
         for setting, known in choices.items():
             if getattr(self, setting) not in known:
                 raise ValueError(f"{setting} is {getattr(self, setting)!r}, expected one of {known}")
@@ -160,20 +159,17 @@ class Trainer:
         return result
 
     def learning_rate(self, t: int) -> float:
-        """Learning rate of epoch `t` = 1..epochs: a function of `t` alone, so that there is no schedule to save."""
-        t, epochs = self.method.schedule_span(t, self.epochs)
-        if self.schedule == "constant" or epochs == 0:
-            return self.lr
-        if self.schedule == "step":
-            return self.lr * 0.1 ** sum(t > share * epochs for share in self.milestones)
-        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * (t - 1) / epochs))
+        """Learning rate of epoch `t` = 1..epochs."""
+        lr, span = self.method.stage_lr(t, self.lr), self.method.schedule_span(t, self.epochs)
+        return scheduled(self.schedule, lr, self.min_lr, self.milestones, *span)
 
     def _build_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         # fused: one kernel a step, and a GradScaler that never has to ask the device whether the step is skipped
         lr = torch.tensor(self.lr, device=self.device) if self.cuda_graph else self.lr  # a graph reads it each time
         shared: dict[str, Any] = {"lr": lr, "weight_decay": self.weight_decay, "fused": True}
-        if self.optimizer == "adam":
-            return torch.optim.Adam(module.parameters(), capturable=self.cuda_graph, **shared)
+        if self.optimizer != "sgd":
+            adam = torch.optim.AdamW if self.optimizer == "adamw" else torch.optim.Adam
+            return adam(module.parameters(), capturable=self.cuda_graph, **shared)
         return torch.optim.SGD(module.parameters(), momentum=self.sgd_momentum, **shared)
 
     def _prepare(self) -> tuple[Frame, NoisyLabels]:

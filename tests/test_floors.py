@@ -18,7 +18,7 @@ FLOORS = [
     ["state", "losses", "mixture", "selection", "refinement", "confident", "noise", "metrics", "augment"],
     ["data", "networks", "checkpoint", "runlog"],
     ["methods", "frame", "learner", "graph"],
-    ["trainer", "profiling", "report"],
+    ["trainer", "schedule", "profiling", "report"],
     ["cli", "__main__", "__init__"],
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}

@@ -16,7 +16,7 @@ from fastlnl import checkpoint
 from fastlnl.data import load_dataset
 from fastlnl.errors import StateError
 from fastlnl.learner import Learner
-from fastlnl.methods import ALR, CE
+from fastlnl.methods import ALR, CE, IDO
 from fastlnl.metrics import correction, memorisation
 from fastlnl.trainer import Trainer
 
@@ -215,6 +215,21 @@ def test_bad_settings_are_named():
         trainer(schedule="linear")
     with pytest.raises(ValueError, match="epochs is 0, expected more than 0"):
         trainer(epochs=0)
+
+
+def test_adamw_decays_weights_beside_the_gradient():
+    end = {}
+    for name, decay in (("adam", 0.0), ("adamw", 0.0), ("adamw", 10.0)):
+        held = trainer(method=CE(), optimizer=name, weight_decay=decay, epochs=1)
+        held.fit()
+        end[name, decay] = held.method.run.network.weights()["1.weight"]
+    assert torch.equal(end["adam", 0.0], end["adamw", 0.0])
+    assert end["adamw", 10.0].norm() < end["adamw", 0.0].norm()
+
+
+def test_learning_rate_of_a_stage_is_checked():
+    with pytest.raises(ValueError, match="refine_lr is 0; expected more than 0, or None"):
+        trainer(method=IDO(refine_lr=0)).fit()
 
 
 def test_diverged_training_stops_with_a_sentence():

@@ -130,6 +130,10 @@ class Method:
         """
         return t, epochs
 
+    def stage_lr(self, t: int, lr: float) -> float:
+        """The learning rate that the schedule of epoch `t` starts from: `lr`, unless a stage has its own."""
+        return lr
+
     def predict(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, ...) as used at test time: the sum over the networks."""
         logits = self.run.network(images)

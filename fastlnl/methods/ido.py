@@ -52,6 +52,7 @@ class IDO(Method):
         "merge_views": False,
         "weak": None,
         "strong": None,
+        "refine_lr": None,
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {
         "default": {},
@@ -70,6 +71,8 @@ class IDO(Method):
         self.warmup_epochs: int = options["warmup_epochs"]
         if not 1 <= self.warmup_epochs <= run.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}; expected 1..{run.epochs}, the epochs of the run")
+        if options["refine_lr"] is not None and not options["refine_lr"] > 0:
+            raise ValueError(f"refine_lr is {options['refine_lr']}; expected more than 0, or None for that of stage 1")
         per_class = options["mixture_scope"] == "class"
         if options["em_iterations"] is None:
             options["em_iterations"] = 2 if per_class else 1
@@ -141,6 +144,10 @@ class IDO(Method):
     def schedule_span(self, t: int, epochs: int) -> tuple[int, int]:
         """Stage 1 keeps the first learning rate, stage 2 goes through the schedule."""
         return (t, 0) if t <= self.warmup_epochs else (t - self.warmup_epochs, epochs - self.warmup_epochs)
+
+    def stage_lr(self, t: int, lr: float) -> float:
+        """Stage 2 starts from `refine_lr` where there is one."""
+        return lr if t <= self.warmup_epochs else self.options["refine_lr"] or lr
 
     def metrics(self) -> dict[str, Tensor]:
         """AUROC of a right label: by few wrong events, and by a small loss (stage 1) or by clean_prob (stage 2)."""

@@ -285,6 +285,8 @@ def test_learning_rate_is_constant_in_stage_one_and_falls_in_stage_two():
     rates = [trainer.learning_rate(t) for t in range(1, 7)]
     assert rates[:3] == [0.1] * 3
     assert rates[3] > rates[4] > rates[5] > 0.01
+    trainer.method.options["refine_lr"] = 0.05
+    assert [trainer.learning_rate(t) for t in (2, 3)] == [0.1, 0.05]
 
 
 @pytest.mark.parametrize("option", ["base_model", "mixture_scope", "similarity", "entropy_scale", "counter_order"])
