@@ -65,6 +65,8 @@ def train(arguments: argparse.Namespace) -> int:
 
     method_class = METHODS[arguments.method]
     data = load_dataset(arguments.dataset, arguments.data)
+    if arguments.samples is not None:
+        data = data.first(arguments.samples)
     settings = RECIPES[arguments.dataset]._asdict()
     options = dict(_option(text) for text in arguments.option)
     if "preset" not in options:  # a preset says its own
@@ -127,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=train)
     sub.add_argument("--method", choices=METHODS, default="alr")
     sub.add_argument("--dataset", choices=DATASETS, default="digits")
+    sub.add_argument("--samples", type=int, metavar="N", help="train on the first N samples only: a smaller run")
     sub.add_argument("--noise", default="none", help="such as symmetric:0.4 or human/cifar10n_worst")
     sub.add_argument("--seed", type=int, default=0, help="of the noise, the weights and the order of the batches")
     sub.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the method, repeatable")
@@ -162,7 +165,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run_name(arguments: argparse.Namespace) -> str:
     noise = arguments.noise.replace("/", "-").replace(":", "-")
-    return f"{arguments.method}-{arguments.dataset}-{noise}-seed{arguments.seed}"
+    samples = f"-first{arguments.samples}" if arguments.samples is not None else ""
+    return f"{arguments.method}-{arguments.dataset}{samples}-{noise}-seed{arguments.seed}"
 
 
 def _option(text: str) -> tuple[str, Any]:

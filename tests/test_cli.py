@@ -43,6 +43,15 @@ def test_options_reach_the_method():
     assert (settings["option_momentum"], settings["option_entropy_weight"]) == (0.9, 0.0)
 
 
+def test_a_run_on_the_first_samples_says_so(tmp_path, capsys):
+    assert main([*TRAIN, "--samples", "200"]) == 0
+    folder = tmp_path / "runs" / "alr-digits-first200-symmetric-0.4-seed0"
+    settings = json.loads((folder / "run.json").read_text())
+    assert (settings["num_samples"], settings["dataset"]) == (200, "digits (scikit-learn), first 200 samples")
+    assert main([*TRAIN, "--samples", "5000", "--out", "b"]) == 2
+    assert "has 1437 training samples" in capsys.readouterr().err
+
+
 def test_training_settings_reach_the_trainer(tmp_path):
     given = ["--weight-decay", "0.01", "--augment", "none", "--lr", "0.002"]
     assert main([*TRAIN, *given, "--out", str(tmp_path)]) == 0

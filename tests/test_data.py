@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fastlnl.data import DATASETS, load_dataset
+from fastlnl.data import DATASETS, Dataset, load_dataset
 from fastlnl.data import readers as readers_module
 from fastlnl.data.readers import read_idx
 
@@ -59,6 +59,28 @@ def test_digits():
     share = data.test_label.bincount() / (data.test_label.bincount() + data.train_label.bincount())
     assert (share - 0.2).abs().max() < 1 / 174  # stratified to within one image of the smallest class
     assert torch.equal(load_dataset("digits").test_images, data.test_images)
+
+
+@pytest.mark.parametrize("n", [0, 7, -1])
+def test_first_samples_out_of_range_are_refused(n):
+    with pytest.raises(ValueError, match=f"n is {n} but toy has 6 training samples"):
+        toy().first(n)
+
+
+def test_first_keeps_images_true_and_human_labels_together():
+    whole = toy()
+    part = whole.first(4)
+    assert (part.num_samples, part.note, whole.first(6)) == (4, "toy, first 4 samples", whole)
+    assert torch.equal(part.train_images, whole.train_images[:4])
+    assert torch.equal(part.train_label, whole.train_label[:4])
+    assert torch.equal(part.human_labels["crowd"], whole.human_labels["crowd"][:4])
+    assert torch.equal(part.test_images, whole.test_images)
+
+
+def toy() -> Dataset:
+    """Six features with true labels and those of a crowd."""
+    x, label = torch.arange(12.0).reshape(6, 2), torch.arange(6) % 3
+    return Dataset("toy", x, label, x, label, 3, ("a", "b", "c"), (), (), {"crowd": label.flip(0)})
 
 
 def test_digits_keep_every_image_once():

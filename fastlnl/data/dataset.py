@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -63,3 +63,21 @@ class Dataset:
     def image_shape(self) -> tuple[int, ...]:
         """(ch, H, W), or (F,) for features, or (L,) for texts."""
         return tuple(self.train_images.shape[1:])
+
+    def first(self, n: int) -> Dataset:
+        """The same data set with its first n training samples only; `note` says so. Test samples are all there.
+
+        Raises:
+            ValueError: n is not in 1..N.
+        """
+        if not 1 <= n <= self.num_samples:
+            raise ValueError(f"n is {n} but {self.name} has {self.num_samples} training samples; choose 1 to that many")
+        if n == self.num_samples:
+            return self
+        return replace(
+            self,
+            train_images=self.train_images[:n],
+            train_label=self.train_label[:n],
+            human_labels={name: label[:n] for name, label in self.human_labels.items()},
+            note=f"{self.note or self.name}, first {n:,} samples",
+        )
