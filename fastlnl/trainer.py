@@ -50,6 +50,7 @@ class Trainer:
         optimizer: "sgd" (with `sgd_momentum`), "adam" or "adamw".
         augment: name of an augmentation that `IndexedLoader` knows, None for none.
         amp: None, "bfloat16" or "float16" (with loss scaling).
+        channels_last: memory format of weights and images; None: where the network has two-dimensional convolutions.
         cuda_graph: capture the training step and replay it: single-network methods with steps that are all alike.
         monitor: also predict the training samples once an epoch, to see how many wrong labels are memorised.
         profile: measure where the time of the last epoch goes; `profile_` is the table, profile.md in `out_dir` too.
@@ -76,7 +77,7 @@ class Trainer:
     min_lr: float = 0.0
     augment: str | None = None
     amp: str | None = None
-    channels_last: bool = False
+    channels_last: bool | None = None
     compile: bool = False
     cuda_graph: bool = False
     device: str | torch.device = "cpu"
@@ -205,14 +206,17 @@ class Trainer:
                 f"give a name or a function that builds one"
             )
         module = module.to(self.device)
-        if self.channels_last:
+        channels_last = self.channels_last
+        if channels_last is None:
+            channels_last = any(isinstance(layer, nn.Conv2d) for layer in module.modules())
+        if channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Learner(
             module,
             self._build_optimizer,
             device=torch.device(self.device),
             amp=self.amp,
-            channels_last=self.channels_last,
+            channels_last=channels_last,
             compile=self.compile,
             recorded=RecordedStep(recording_for(torch.device(self.device))) if self.cuda_graph else None,
         )

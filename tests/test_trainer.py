@@ -18,6 +18,7 @@ from fastlnl.errors import StateError
 from fastlnl.learner import Learner
 from fastlnl.methods import ALR, CE, IDO
 from fastlnl.metrics import correction, memorisation
+from fastlnl.networks import build_network
 from fastlnl.trainer import Trainer
 
 EPOCHS = 5
@@ -175,8 +176,17 @@ def test_images_network_with_augmentation_and_channels_last_learns():
         std=data.std * 3,
     )
     settings = {"epochs": 6, "batch_size": 32, "optimizer": "adam", "lr": 2e-3, "augment": "crop_flip"}
-    result = Trainer(CE(), data, "cnn", channels_last=True, **settings).fit()
+    result = Trainer(CE(), data, "cnn", **settings).fit()
     assert result.last > 0.5
+
+
+@pytest.mark.parametrize(("asked", "got"), [(None, True), (True, True), (False, False)])
+def test_convolutions_are_channels_last_unless_told_otherwise(asked, got):
+    data = load_dataset("digits").first(64)
+    network = build_network("cnn", data.image_shape, data.num_classes)
+    Trainer(CE(), data, network, epochs=1, channels_last=asked).fit()
+    wide = [layer.weight for layer in network if isinstance(layer, torch.nn.Conv2d) and layer.in_channels > 1]
+    assert {weight.is_contiguous(memory_format=torch.channels_last) for weight in wide} == {got}
 
 
 def test_progress_bar_reaches_the_end(capsys):
