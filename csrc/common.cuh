@@ -31,6 +31,7 @@
 #endif
 
 #define FASTLNL_DEVICE __device__ __forceinline__
+#define FASTLNL_CALLED inline __device__ __noinline__
 // Shared memory is declared as FASTLNL_SHARED(float, scratch, 32) and used as scratch.get(i), scratch.set(i, x).
 #define FASTLNL_SHARED(T, name, count)                        \
   __shared__ T name##_memory[count];                          \

@@ -47,10 +47,10 @@ struct Geometry {
 };
 
 // The tile depends on the number of classes alone, not on where rows lie, because it decides the order of additions: a
-// row gives the same bits wherever it stands. `scans`: where rows of one sample go together each block looks once
+// row gives the same bits wherever it stands. Rows too long for the first `tiles` get a block each. `scans`: where rows of one sample go together each block looks once
 // through the ids of the batch, so the teams of large batches take several rows, as long as MANY_BLOCKS remain.
-constexpr Geometry row_geometry(int64_t batch, int64_t classes, bool scans) {
-  for (int tile = 0; tile < WIDE; ++tile) {
+constexpr Geometry row_geometry(int64_t batch, int64_t classes, bool scans, int tiles = WIDE) {
+  for (int tile = 0; tile < tiles; ++tile) {
     if (classes > TILES[tile].lanes * TILES[tile].elements) continue;
     const int teams = TILE_THREADS / TILES[tile].lanes;
     const int most = scans ? MAX_BLOCK_ROWS / teams : 1;

@@ -6,11 +6,12 @@
 namespace fastlnl {
 
 // Blocks a multiprocessor shall hold at once: as many as registers allow without spilling.
-template <int SOURCE, int LANES>
-constexpr int RESIDENT = LANES > 0 ? 4 : SOURCE == TABLE ? 2 : 3;
+template <int SOURCE, int LANES, int UNITS>
+constexpr int RESIDENT = LANES == 0 ? (SOURCE == TABLE ? 2 : 3)
+                         : UNITS > 2 && (SOURCE == DENSE || SOURCE == TABLE) ? 3 : 4;
 
 template <class Format, int SOURCE, int LANES, int UNITS>
-__global__ void __launch_bounds__(LANES > 0 ? TILE_THREADS : WIDE_THREADS, RESIDENT<SOURCE, LANES>)
+__global__ void __launch_bounds__(LANES > 0 ? TILE_THREADS : WIDE_THREADS, RESIDENT<SOURCE, LANES, UNITS>)
 rows_kernel(const RowArgs args, int rounds, bool keeps) {
   using Pass = RowPass<Format, SOURCE, LANES, UNITS>;
   using Lanes = typename Pass::Lanes;

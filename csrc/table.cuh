@@ -40,27 +40,43 @@ FASTLNL_DEVICE uint8_t round_byte(float x, uint32_t word) {
   return uint8_t((fixed * uint32_t(LEVELS) + (word >> 8)) >> 24);
 }
 
-template <int N>
+// A unit of values as memory holds them: bytes in x, or 16-bit words in x and y, low ones first. It is called, not
+// unrolled with the rows around it: nothing waits for it, and it would be half the code of the kernels.
+FASTLNL_CALLED uint2 rounded_unit(int type, RowKey key, Columns columns, float4 v) {
+  const float values[UNIT] = {v.x, v.y, v.z, v.w};
+  uint32_t words[2] = {0, 0};
+#pragma unroll
+  for (int i = 0; i < UNIT; ++i) {
+    const uint32_t word = random_word(key, columns.at(i));
+    if (type == UINT8)
+      words[0] |= uint32_t(round_byte(values[i], word)) << 8 * i;
+    else
+      words[i / 2] |= uint32_t(type == BFLOAT16 ? round_bfloat(values[i], word) : round_half(values[i], word))
+                      << 16 * (i % 2);
+  }
+  return {words[0], words[1]};
+}
+
 FASTLNL_DEVICE void write_table(const RowArgs& args, int64_t sample, Columns columns, int width, RowKey key,
-                                const float (&v)[N]) {
+                                const float (&v)[UNIT]) {
   char* row = table_row(args, sample);
   if (args.table_type == FLOAT32) {
-    uint32_t bits[N];
+    uint32_t bits[UNIT];
 #pragma unroll
-    for (int i = 0; i < N; ++i) bits[i] = Float::bits(v[i]);
+    for (int i = 0; i < UNIT; ++i) bits[i] = Float::bits(v[i]);
     store_slot(reinterpret_cast<uint32_t*>(row), columns, width, bits);
-  } else if (args.table_type == UINT8) {
-    uint8_t bits[N];
+    return;
+  }
+  const uint2 unit = rounded_unit(args.table_type, key, columns, {v[0], v[1], v[2], v[3]});
+  if (args.table_type == UINT8) {
+    uint8_t bits[UNIT];
 #pragma unroll
-    for (int i = 0; i < N; ++i) bits[i] = round_byte(v[i], random_word(key, columns.at(i)));
+    for (int i = 0; i < UNIT; ++i) bits[i] = uint8_t(unit.x >> 8 * i);
     store_slot(reinterpret_cast<uint8_t*>(row), columns, width, bits);
   } else {
-    uint16_t bits[N];
+    uint16_t bits[UNIT];
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      const uint32_t word = random_word(key, columns.at(i));
-      bits[i] = args.table_type == BFLOAT16 ? round_bfloat(v[i], word) : round_half(v[i], word);
-    }
+    for (int i = 0; i < UNIT; ++i) bits[i] = uint16_t((i < 2 ? unit.x : unit.y) >> 16 * (i % 2));
     store_slot(reinterpret_cast<uint16_t*>(row), columns, width, bits);
   }
 }

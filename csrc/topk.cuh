@@ -67,15 +67,15 @@ FASTLNL_DEVICE void write_topk(const RowArgs& args, char* row, bool stores, RowK
     });
     return best;
   };
-  uint64_t found = ~uint64_t(0), next = best_below(found);
+  uint64_t found = ~uint64_t(0), next = found;
 #pragma unroll 1
   for (int k = 0; k < record.kept; ++k) {
+    if (next == found) next = best_below(found);  // this thread's best was taken
     found = Lanes::reduce(next, Larger{});
     if (!stores || found != next) continue;
     const int column = int(~uint32_t(found));
     record.set_id(k, column);
     record.set_value(k, __uint_as_float(uint32_t(found >> 32)), random_word(key, column));
-    next = best_below(found);
   }
   float rest = 0;
   mine([&](int column, float value) { rest += rank_of(value, column) < found ? value : 0; });

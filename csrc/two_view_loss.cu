@@ -8,8 +8,10 @@
 namespace fastlnl {
 
 // Blocks a multiprocessor shall hold at once: as many as registers allow without spilling.
-template <int LANES, int UNITS>
-constexpr int TWO_VIEW_RESIDENT = LANES == 0 ? 2 : UNITS * UNIT > 8 ? 3 : 4;
+template <int LANES>
+constexpr int TWO_VIEW_RESIDENT = LANES == 0 ? 2 : 4;
+// From 257 columns on a row has a block: two rows of 1,024 in one warp are 64 registers a thread.
+constexpr int TWO_VIEW_TILES = 3;
 
 // How the leader of an id goes through its occurrences: it counts them up to its own row, then its own row and after it
 // the earlier ones give out what they have.
@@ -36,8 +38,7 @@ struct Tour {
 };
 
 template <class Format, int LANES, int UNITS>
-__global__ void __launch_bounds__(LANES > 0 ? TILE_THREADS : WIDE_THREADS,
-                                  TWO_VIEW_RESIDENT<LANES, UNITS>)
+__global__ void __launch_bounds__(LANES > 0 ? TILE_THREADS : WIDE_THREADS, TWO_VIEW_RESIDENT<LANES>)
 two_view_kernel(const TwoViewArgs args, int rounds, bool keeps) {
   using Pass = TwoViewPass<Format, LANES, UNITS>;
   using Lanes = typename Pass::Lanes;
@@ -117,12 +118,11 @@ int launch_two_views(const TwoViewArgs& args, void* stream) {
   if (rows.batch == 0) return 0;
   if (rows.batch < 0 || rows.batch > 1 << 30 || rows.classes < 1 || rows.classes > 1 << 30)
     return int(cudaErrorInvalidValue);
-  const Geometry geometry = row_geometry(rows.batch, rows.classes, args.mode != COUPLED);
+  const Geometry geometry = row_geometry(rows.batch, rows.classes, args.mode != COUPLED, TWO_VIEW_TILES);
   switch (geometry.tile) {
     case 0: return launch_two_view_tile<Format, 0>(args, geometry, stream);
     case 1: return launch_two_view_tile<Format, 1>(args, geometry, stream);
     case 2: return launch_two_view_tile<Format, 2>(args, geometry, stream);
-    case 3: return launch_two_view_tile<Format, 3>(args, geometry, stream);
     default: return launch_two_view_wide<Format>(args, geometry, stream);
   }
 }

@@ -39,7 +39,6 @@ struct TwoViewRow {
   using Lanes = Team<LANES>;
   static constexpr int SIZE = sizeof(Bits), N = UNIT, SLOT = SLOT_BYTES / SIZE, HELD = UNITS > 0 ? UNITS : 1;
   static constexpr int WORDS = N * SIZE / 4;  // of a unit
-  static constexpr bool FORGETS = UNITS == 0 || UNITS * N > 8;  // too many columns to keep their exponentials
 
   const TwoViewArgs& args;
   const bool keeps;  // wide rows in shared memory, `shift` elements behind the begin of their place, if they fit
@@ -65,19 +64,10 @@ struct TwoViewRow {
   // Of a view's place in shared memory.
   static constexpr int64_t place_slots(int classes) { return slot_count(classes, SLOT - 1, SIZE); }
 
-  // The same word, but what follows from it is computed again.
-  static FASTLNL_DEVICE uint32_t forgotten(uint32_t word) {
-    float bits = __uint_as_float(word);
-    FASTLNL_FORGET(bits);
-    return __float_as_uint(bits);
-  }
-
   // body(k, columns) for this thread's share of the row; k is a constant for a tile.
   template <class Body>
   FASTLNL_DEVICE void each(Body body) const {
-    int begin = Lanes::lane() * (by_units() ? N : 1);
-    if (FORGETS && UNITS > 0) begin = int(forgotten(uint32_t(begin)));  // column numbers
-    const int step = by_units() ? 1 : Lanes::size();
+    const int begin = Lanes::lane() * (by_units() ? N : 1), step = by_units() ? 1 : Lanes::size();
     if constexpr (UNITS > 0) {
 #pragma unroll
       for (int k = 0; k < UNITS; ++k) body(k, Columns{k * N * LANES + begin, step});
@@ -151,17 +141,12 @@ struct TwoViewRow {
     }
   }
 
-  // What comes of the columns is computed again from here on: exponentials, of halves their values as well.
+  // A wide row has too many columns to keep their exponentials: they are computed again from here on.
   FASTLNL_DEVICE void forget() {
-    if constexpr (FORGETS) {
+    if constexpr (UNITS == 0) {
       FASTLNL_FORGET(top[WEAK]);
       FASTLNL_FORGET(top[STRONG]);
     }
-    if constexpr (FORGETS && UNITS > 0 && SIZE == 2)
-      for (int view = 0; view < 2; ++view)
-#pragma unroll
-        for (int k = 0; k < UNITS; ++k)
-          for (uint32_t& word : z[view][k]) word = forgotten(word);
   }
 
   // All threads of the warp (of a wide row: of the block) come here together, `live` or not: maxima, predictions, sums.

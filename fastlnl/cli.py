@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastlnl: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("fastlnl: interrupted; --resume continues a run from its last finished epoch", file=sys.stderr)
+        print("fastlnl: interrupted; --resume continues a run from its last checkpoint", file=sys.stderr)
         return 130
 
 
@@ -87,6 +87,7 @@ def train(arguments: argparse.Namespace) -> int:
         progress=False if arguments.quiet else None,
         profile=arguments.profile,
         cuda_graph=arguments.cuda_graph,
+        prefetch=arguments.prefetch,
         **settings,
     ).fit(resume=arguments.resume)
     last = result.history[-1]
@@ -150,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     existing.add_argument("--resume", action="store_true", help="continue the run in the folder if there is one")
     existing.add_argument("--overwrite", action="store_true", help="start again where the folder holds a run")
     sub.add_argument("--cuda-graph", action="store_true", help="capture the training step and replay it (ce, alr)")
+    sub.add_argument("--prefetch", action="store_true", help="make each batch while the one before is used")
     sub.add_argument("--profile", action="store_true", help="where the time of the last epoch goes: profile.md")
     sub.add_argument("--quiet", action="store_true", help="no progress bar")
 

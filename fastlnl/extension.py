@@ -8,11 +8,12 @@ failed is remembered until its inputs change or `python -m fastlnl build` is typ
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ LIBRARY = "libfastlnl_cuda.so"
 ARCHITECTURES = ("80", "90", "100", "120")  # of a library that is to run anywhere
 NVCC_FLAGS = ("-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC")
 TORCH_FLAGS = ("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000")  # the stable ABI of torch 2.10
+LONGEST = ("row_loss.cu", "two_view_loss.cu")  # to compile: they come first
 LOCK_SECONDS = 600.0  # to wait for another process that builds the same
 COMPILE_SECONDS = 1800.0
 _HERE = Path(__file__).resolve().parent
@@ -163,39 +165,67 @@ def operators() -> Any:
     return torch.ops.fastlnl_cuda
 
 
-def compile_commands(
-    compiler: Path, architectures: Sequence[str], scratch: Path, link: Sequence[str] = ("-ltorch", "-ltorch_cuda")
-) -> tuple[list[list[str]], list[str]]:
-    """The commands that compile each source, which may run at once, and the one that links their objects."""
-    torch_folder = Path(torch.__file__).parent
-    units = [path for path in sources() if path.suffix in (".cu", ".cpp")]
-    objects = [str(scratch / f"{unit.name}.o") for unit in units]
+def ninja() -> str:
+    """The build tool: of this environment, or on PATH.
+
+    Raises:
+        BuildError: it is not there.
+    """
+    here = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    found = shutil.which("ninja", path=here)
+    if found is None:
+        raise BuildError("ninja is not here; pip install ninja, then try again")
+    return found
+
+
+def code_options(architectures: Sequence[str]) -> list[str]:
+    """Code for each architecture, all from the intermediate code of the lowest: the long half of the work once."""
+    lowest, codes = min(architectures, key=int), ",".join(f"sm_{a}" for a in architectures)
+    return [f"-gencode=arch=compute_{lowest},code=[{codes}]"]
+
+
+def build_file(compiler: Path, architectures: Sequence[str], link: Sequence[str] = ("-ltorch", "-ltorch_cuda")) -> str:
+    """What ninja is to do: an object of each source, and the library of all objects."""
+    folder = Path(torch.__file__).parent
     # A smaller code is a smaller download; before CUDA 13 not every driver unpacks it.
     small = "--compress-mode=size" if int(_major(nvcc_release(compiler))) >= 13 else "-Xfatbin=-compress-all"
-    targets = [
-        "--threads=0",
-        small,
-        *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures),
-    ]
-    commands = []
-    for unit, target in zip(units, objects, strict=True):
-        extra = targets if unit.suffix == ".cu" else [*TORCH_FLAGS, f"-I{torch_folder / 'include'}"]
-        commands.append([str(compiler), *NVCC_FLAGS, *extra, "-c", str(unit), "-o", target])
-    libraries = [f"-L{torch_folder / 'lib'}", "-ltorch_cpu", *link, "-cudart=static"]
-    return commands, [str(compiler), "-shared", "-Xlinker=-s", *objects, "-o", str(scratch / LIBRARY), *libraries]
+    libraries = [f"-L{folder / 'lib'}", "-ltorch_cpu", *link, "-cudart=static"]
+    options = {
+        "cu": [*NVCC_FLAGS, "--threads=0", small, *code_options(architectures), "-c"],
+        "cpp": [*NVCC_FLAGS, *TORCH_FLAGS, f"-I{folder / 'include'}", "-c"],
+    }
+    lines = [f"rule {rule}\n  command = {_shell(compiler, *words)} $in -o $out" for rule, words in options.items()]
+    shared = _shell(compiler, "-shared", "-Xlinker=-s")
+    lines.append(f"rule library\n  command = {shared} $in -o $out {_shell(*libraries)}")
+    units = [path for path in sources() if path.suffix in (".cu", ".cpp")]
+    units.sort(key=lambda path: path.name not in LONGEST)
+    for unit in units:
+        place = re.sub(r"([$ :])", r"$\1", str(unit))
+        lines.append(f"build {unit.name}.o: {unit.suffix[1:]} {place}")
+    lines.append(f"build {LIBRARY}: library {' '.join(f'{unit.name}.o' for unit in units)}")
+    return "\n".join(lines) + "\n"
+
+
+def run_ninja(folder: Path, text: str) -> tuple[int, str]:
+    """Do what a build file says, in a folder; exit code and log."""
+    (folder / "build.ninja").write_text(text)
+    command = [ninja(), "-v", "-j", str(os.cpu_count()), "-C", str(folder)]
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=COMPILE_SECONDS
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, f"{' '.join(command)}: {error}\n"
+    return done.returncode, done.stdout
 
 
 def _compile(compiler: Path, architectures: Sequence[str], folder: Path) -> None:
     scratch = folder / f"scratch-{os.getpid()}"
     scratch.mkdir(exist_ok=True)
-    commands, link = compile_commands(compiler, architectures, scratch)
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            done = list(pool.map(_run, commands))
-        if all(code == 0 for code, _ in done):
-            done.append(_run(link))
-        (folder / "log").write_text("\n".join(text for _, text in done))
-        if any(code != 0 for code, _ in done):
+        code, log = run_ninja(scratch, build_file(compiler, architectures))
+        (folder / "log").write_text(log)
+        if code != 0:
             (folder / "failed").touch()
             raise BuildError(f"building the CUDA C++ extension failed; see `cat {folder / 'log'}`")
         (folder / "failed").unlink(missing_ok=True)
@@ -204,15 +234,9 @@ def _compile(compiler: Path, architectures: Sequence[str], folder: Path) -> None
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _run(command: list[str]) -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=COMPILE_SECONDS
-        )
-        code, text = done.returncode, done.stdout
-    except (OSError, subprocess.TimeoutExpired) as error:
-        code, text = 1, str(error)
-    return code, f"$ {' '.join(command)}\n{text}"
+def _shell(*words: object) -> str:
+    """Words of a command in a build file."""
+    return shlex.join(map(str, words)).replace("$", "$$")
 
 
 @contextmanager

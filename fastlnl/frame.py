@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastlnl.data import Batch, Dataset, IndexedLoader
+from fastlnl.data.prefetch import prefetched
 from fastlnl.learner import Learner
 
 
@@ -22,6 +23,7 @@ class Frame:
         networks: on `device`, with their optimisers.
         data: the data set. label: (N,) int64 given labels.
         augment: of the training views, a name known to the loader.
+        prefetch: make each training batch while the one before is used.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Frame:
         augment: str | None,
         seed: int,
         device: torch.device,
+        prefetch: bool = False,
     ) -> None:
         self.networks, self.network, self.device = tuple(networks), networks[0], device
         self.epochs, self.num_classes, self.num_samples = epochs, data.num_classes, len(label)
@@ -43,6 +46,7 @@ class Frame:
         self.label, self.true_label = label.to(device), data.train_label.to(device)
         self.test_label = data.test_label.to(device)
         self.on_batch: Callable[[], object] = lambda: None
+        self.prefetch = prefetch
 
         def loader(images: Tensor, label: Tensor, batch_size: int, shuffle: bool, augment: str | None) -> IndexedLoader:
             return IndexedLoader(
@@ -71,12 +75,15 @@ class Frame:
             network.start_epoch(lr)
 
     def batches(self, ids: Tensor | None = None, **options: Any) -> Iterator[Batch]:
-        for batch in self.train.batches(ids, **options):
+        for batch in self._ahead(self.train.batches(ids, **options)):
             yield batch
             self.on_batch()
 
     def cycle(self, ids: Tensor, **options: Any) -> Iterator[Batch]:
-        return self.train.cycle(ids, **options)
+        return self._ahead(self.train.cycle(ids, **options))
+
+    def _ahead(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        return prefetched(batches) if self.prefetch else batches
 
     @contextmanager
     def inference(self) -> Iterator[Iterable[Batch]]:

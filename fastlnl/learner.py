@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -98,9 +99,10 @@ class Learner:
     def _set_lr(self, lr: float) -> None:
         self.lr = lr
         for group in self.optimizer.param_groups:
-            value = lr * group.get("lr_scale", 1.0)
+            # in float32, as the tensor holds it that a graph reads: replayed steps are then the eager ones, bit for bit
+            value = float(np.float32(lr * group.get("lr_scale", 1.0)))
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(value)  # a graph reads it there
+                group["lr"].fill_(value)
             else:
                 group["lr"] = value
 

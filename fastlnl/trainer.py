@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from fastlnl import checkpoint
-from fastlnl.data import Dataset, IndexedLoader
+from fastlnl.data import Dataset
+from fastlnl.evaluation import evaluate, monitored_ids
 from fastlnl.frame import Frame
 from fastlnl.graph import RecordedStep, recording_for
 from fastlnl.learner import PRECISIONS, Learner
-from fastlnl.metrics import memorisation
 from fastlnl.networks import build_network
 from fastlnl.noise import NoisyLabels, apply_noise
 from fastlnl.profiling import Profile
@@ -52,7 +52,10 @@ class Trainer:
         amp: None, "bfloat16" or "float16" (with loss scaling).
         channels_last: memory format of weights and images; None: where the network has two-dimensional convolutions.
         cuda_graph: capture the training step and replay it: single-network methods with steps that are all alike.
-        monitor: also predict the training samples once an epoch, to see how many wrong labels are memorised.
+        prefetch: make each training batch in a thread while the one before is used; the result is the same.
+        monitor: predict so many training samples once an epoch, to see how many wrong labels are memorised; True: all,
+            False: none.
+        checkpoint_seconds: after an epoch a checkpoint is written when the last one is so old, and after the last one.
         profile: measure where the time of the last epoch goes; `profile_` is the table, profile.md in `out_dir` too.
         out_dir: folder for checkpoint and logs; None writes nothing.
         progress: a progress bar; None shows one on a terminal where tqdm is installed.
@@ -82,7 +85,9 @@ class Trainer:
     cuda_graph: bool = False
     device: str | torch.device = "cpu"
     seed: int = 0
-    monitor: bool = True
+    prefetch: bool = False
+    monitor: int | bool = 10_000
+    checkpoint_seconds: float = 10.0
     profile: bool = False
     out_dir: str | Path | None = None
     progress: bool | None = None
@@ -104,6 +109,8 @@ class Trainer:
                 )
             if self.amp == "float16":
                 raise ValueError("cuda_graph is True but amp is 'float16', whose loss scale moves; use 'bfloat16'")
+            if self.prefetch:
+                raise ValueError("cuda_graph and prefetch are True; a capture allows no second thread, choose one")
         try:
             torch.empty(0, device=self.device)
         except (RuntimeError, AssertionError) as error:
@@ -112,7 +119,8 @@ class Trainer:
     def fit(self, resume: bool = False) -> Result:
         """Train to the last epoch, from the start or, with `resume`, from the checkpoint in `out_dir` if there is one.
 
-        A run that was killed at any moment and resumed ends as if it had never been interrupted: bit for bit on a CPU.
+        A run that was killed at any moment and resumed ends as if it had never been interrupted, bit for bit on a CPU:
+        what came after its checkpoint is done again.
 
         Raises:
             FileExistsError: `out_dir` holds a run already and `resume` was not asked for.
@@ -130,17 +138,20 @@ class Trainer:
                 history = self._restore(run, folder.checkpoint, settings)
             folder.start({**settings, "noise_counts": noisy.counts.tolist()}, history)
         bar = self._progress_bar(run, len(history))
-        profile = Profile(run.device)
+        profile, monitored, saved = Profile(run.device), monitored_ids(run, self.monitor), time.monotonic()
         for t in range(len(history) + 1, self.epochs + 1):
             if last := self.profile and t == self.epochs:
+                run.prefetch = False  # in turn, so that each part has its own time
                 profile.watch_run(run, self.method)
             with profile.epoch() if last else nullcontext():
-                record = {"epoch": t, **self._epoch(t, run, profile)}
+                record = {"epoch": t, **self._epoch(t, run, monitored, profile)}
                 record |= {"noise_mode": noisy.mode, "noise": noisy.realised_rate}
                 history.append(record)
                 if folder:
                     with profile.part("checkpoint and log"):
-                        self._save(run, folder.checkpoint, settings, history)
+                        if t == self.epochs or time.monotonic() - saved >= self.checkpoint_seconds:
+                            self._save(run, folder.checkpoint, settings, history)
+                            saved = time.monotonic()
                         folder.add(record)
             if bar:
                 bar.update(t * len(run.train) - bar.n)  # a method may take more or fewer steps than batches
@@ -189,6 +200,7 @@ class Trainer:
             augment=self.augment,
             seed=self.seed,
             device=torch.device(self.device),
+            prefetch=self.prefetch,
         )
         self.method.setup(run)
         return run, noisy
@@ -221,7 +233,7 @@ class Trainer:
             recorded=RecordedStep(recording_for(torch.device(self.device))) if self.cuda_graph else None,
         )
 
-    def _epoch(self, t: int, run: Frame, profile: Profile) -> dict[str, Any]:
+    def _epoch(self, t: int, run: Frame, monitored: Tensor, profile: Profile) -> dict[str, Any]:
         started = time.perf_counter()
         run.start_epoch(t, self.learning_rate(t))
         self.method.epoch(t)
@@ -229,26 +241,14 @@ class Trainer:
         seconds = time.perf_counter() - started
         if not math.isfinite(loss):
             raise FloatingPointError(f"the training loss is {loss} in epoch {t}; lower lr ({self.lr})")
-        with profile.part("evaluation"), run.at_rest():
-            hit = self._predict(run.test_in_order) == run.test_label
-            measured = {"test_accuracy": hit.double().mean(), **self.method.metrics()}
-            if self.monitor:
-                measured |= memorisation(self._predict(run.train_in_order), run.label, run.true_label)
-        values = torch.stack([value.double() for value in measured.values()]).tolist()
-        return {
-            "train_loss": loss,
-            "lr": self.learning_rate(t),
-            "seconds": round(seconds, 4),
-            **dict(zip(measured, values, strict=True)),
-        }
-
-    def _predict(self, loader: IndexedLoader) -> Tensor:
-        return torch.cat([self.method.predict(batch.views[0]).argmax(dim=1) for batch in loader])
+        with profile.part("evaluation"):
+            measured = evaluate(run, self.method, monitored)
+        return {"train_loss": loss, "lr": self.learning_rate(t), "seconds": round(seconds, 4), **measured}
 
     def _settings(self, noisy: NoisyLabels) -> dict[str, Any]:
         """What a resumed run must have in common with the run that wrote the checkpoint."""
         elsewhere = {"method", "data", "network", "noise", "device", "compile", "cuda_graph", "monitor", "out_dir"}
-        elsewhere |= {"progress", "profile"}
+        elsewhere |= {"progress", "profile", "prefetch", "checkpoint_seconds"}
         named = self.network if isinstance(self.network, str) else type(self.network).__name__
         return {
             "method": self.method.name,

@@ -17,7 +17,7 @@ FLOORS = [
     ["ops"],
     ["state", "losses", "mixture", "selection", "refinement", "confident", "noise", "metrics", "augment"],
     ["data", "networks", "checkpoint", "runlog"],
-    ["methods", "frame", "learner", "graph"],
+    ["methods", "frame", "learner", "graph", "evaluation"],
     ["trainer", "schedule", "profiling", "report"],
     ["cli", "__main__", "__init__"],
 ]

@@ -52,7 +52,7 @@ def run_until_killed(out_dir, kill_at):
 
     Learner.step = deadly_step
     torch.manual_seed(17)  # for the network below; fit() seeds for itself
-    trainer(out_dir, network=WithDropout()).fit(resume=True)
+    trainer(out_dir, network=WithDropout(), checkpoint_seconds=0).fit(resume=True)
 
 
 def test_killed_and_resumed_is_bitwise_the_uninterrupted_run(tmp_path):
@@ -115,6 +115,42 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     log = (tmp_path / "log.jsonl").read_bytes()
     assert trainer(tmp_path).fit(resume=True) == first
     assert (tmp_path / "log.jsonl").read_bytes() == log
+
+
+@pytest.mark.parametrize(("seconds", "count"), [(0, EPOCHS), (3600, 1)])
+def test_checkpoints_are_written_when_the_last_one_is_old_and_at_the_end(tmp_path, monkeypatch, seconds, count):
+    written, save = [], checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda state, path: (written.append(len(state["history"])), save(state, path))
+    )
+    trainer(tmp_path, checkpoint_seconds=seconds).fit()
+    assert written == list(range(1, EPOCHS + 1))[-count:]
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == EPOCHS
+
+
+def test_lines_after_the_checkpoint_are_written_again(tmp_path, monkeypatch):
+    whole = trainer(epochs=4).fit().history
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(4, patch)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path, epochs=4, checkpoint_seconds=0).fit()
+    assert len(checkpoint.load(tmp_path / "checkpoint.pt")["history"]) == 3
+    with open(tmp_path / "log.jsonl", "a") as file:  # of an epoch that no checkpoint has
+        file.write('{"epoch": 4, "train_loss": 0}\n')
+    trainer(tmp_path, epochs=4, checkpoint_seconds=3600).fit(resume=True)
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["train_loss"] for line in log] == [record["train_loss"] for record in whole]
+
+
+def interrupt_in_epoch(t, patch):
+    epoch = ALR.epoch
+
+    def interrupted(self, number):
+        if number == t:
+            raise KeyboardInterrupt
+        epoch(self, number)
+
+    patch.setattr(ALR, "epoch", interrupted)
 
 
 def test_existing_run_is_not_overwritten(tmp_path):

@@ -71,8 +71,8 @@ def compiled(source, architectures):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             file = next(path for path in extension.sources() if path.name == f"{source}.cu")
-            targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in architectures]
-            command = [str(nvcc), *extension.NVCC_FLAGS, *targets, "--threads=2", "-fatbin", str(file)]
+            options = [*extension.NVCC_FLAGS, *extension.code_options(architectures), "--threads=0"]
+            command = [str(nvcc), *options, "-fatbin", str(file)]
             done = subprocess.run([*command, "-o", f"{path}.new"], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             os.replace(f"{path}.new", path)
@@ -123,12 +123,8 @@ def linked_library(architectures, folder):
     import torch
 
     link = ("-ltorch_cuda",) if torch.version.cuda else ()
-    commands, last = extension.compile_commands(extension.nvcc(), architectures, Path(folder), link)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in pool.map(lambda c: subprocess.run(c, capture_output=True, text=True), commands):
-            assert done.returncode == 0, done.stderr
-    done = subprocess.run(last, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    code, log = extension.run_ninja(Path(folder), extension.build_file(extension.nvcc(), architectures, link))
+    assert code == 0, log
     return Path(folder) / extension.LIBRARY
 
 

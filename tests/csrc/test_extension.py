@@ -58,7 +58,7 @@ def test_built_once_and_then_found(place):
     assert extension.missing() is None
     assert extension.library() == path
     commands = (place / "commands").read_text()
-    assert "-gencode=arch=compute_90,code=sm_90" in commands
+    assert "-gencode=arch=compute_90,code=[sm_90]" in commands
     assert "-DTORCH_TARGET_VERSION=0x020a000000000000" in commands
     extension.build()
     assert (place / "commands").read_text() == commands
@@ -93,6 +93,23 @@ def test_a_failure_is_remembered_until_it_is_tried_again(place, monkeypatch):
     assert extension.missing() is None
 
 
+def test_places_with_blanks_and_dollars_are_built_as_well(place, monkeypatch):
+    folder = place / "a $HOME: b"
+    folder.mkdir()
+    for path in extension.sources():
+        (folder / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(extension, "sources", lambda: sorted(folder.iterdir()))
+    assert extension.build().exists()
+    assert str(folder / "library.cpp") in (place / "commands").read_text()
+
+
+def test_without_ninja_it_is_said_what_to_install(place, monkeypatch):
+    monkeypatch.setattr(extension.shutil, "which", lambda name, path=None: None)
+    with pytest.raises(extension.BuildError, match="ninja is not here; pip install ninja"):
+        extension.build()
+    assert not (extension.build_folder(["90"]) / "failed").exists()
+
+
 def test_a_failed_build_for_anywhere_is_told_as_well(place, monkeypatch):
     monkeypatch.setenv("FAIL", "1")
     with pytest.raises(extension.BuildError, match="failed"):
@@ -104,7 +121,7 @@ def test_without_a_device_it_is_built_for_all(place, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     path = extension.build()
     commands = (place / "commands").read_text()
-    assert all(f"code=sm_{architecture}" in commands for architecture in extension.ARCHITECTURES)
+    assert "-gencode=arch=compute_80,code=[sm_80,sm_90,sm_100,sm_120]" in commands
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert extension.library() == path
 

@@ -19,6 +19,7 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
+#define __noinline__
 #define __launch_bounds__(...)
 #define __shared__ static
 #define FASTLNL_FORGET(x)
@@ -30,6 +31,12 @@
 #define FASTLNL_LAUNCH_TOGETHER(kernel, grid, block, shared, stream, ...) \
   (::emulator::launch(unsigned(grid), unsigned(block), shared, true, [&] { kernel(__VA_ARGS__); }), 0)
 
+struct uint2 {
+  unsigned x, y;
+};
+struct float4 {
+  float x, y, z, w;
+};
 struct alignas(16) uint4 {
   uint32_t x, y, z, w;
 };

@@ -20,9 +20,8 @@ class Fault(NamedTuple):
 # What no fault is tried on need not be compiled: other formats than float32, the other tiles.
 LEFT_OUT = [
     ("common.cuh", r"return call\(::emulator::either<.*\);"),
-    *((file, rf"return launch_{name}<Format, {source}{tile}>\(args, geometry, stream\);")
-      for file, name, source in (("rows.cuh", "tile", "SOURCE, "), ("two_view_loss.cu", "two_view_tile", ""))
-      for tile in (1, 3)),
+    *(("rows.cuh", rf"return launch_tile<Format, SOURCE, {tile}>\(args, geometry, stream\);") for tile in (1, 3)),
+    ("two_view_loss.cu", r"return launch_two_view_tile<Format, 1>\(args, geometry, stream\);"),
     ("row_loss.cu", r"return launch_format<DENSE>\(\*args, stream\);"),
 ]  # fmt: skip
 NUMBERS: dict[Fault, int] = {}  # from 1
