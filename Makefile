@@ -9,9 +9,9 @@ export OMP_WAIT_POLICY ?= passive
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# One stamp per extra: installed again when the metadata or the pins change.
+# One stamp per extra: installed again when the metadata or the pins change. Python compiles what is imported, when it is.
 $(VENV)/installed-%: pyproject.toml constraints.txt setup.py | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[$*]'
 	touch $@
 
 bench: $(VENV)/installed-bench

@@ -11,6 +11,7 @@ from cuda_resources import FORMATS, KINDS, TABLE, TARGETS, compilers, measure
 
 from fastlnl import extension
 
+pytestmark = pytest.mark.timeout(1200)  # the first one waits for the compilers
 ARCHITECTURES = os.environ.get("FASTLNL_CUDA_ARCHS", ",".join(extension.ARCHITECTURES)).split(",")
 COLUMNS = ("16", "64", "256", "1024", "wide")
 TWO_VIEW_COLUMNS = ("16", "64", "256", "wide")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from once import made_once
 from triton_resources import CAPABILITIES, CASES, TABLE
 
 pytest.importorskip("triton", reason="Triton is for Linux only")
@@ -25,7 +26,8 @@ def run_without_interpreter(cache, *arguments):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    return json.loads(run_without_interpreter(tmp_path_factory.mktemp("triton")))
+    cache = tmp_path_factory.mktemp("triton")
+    return json.loads(made_once(tmp_path_factory, "triton_resources", lambda: run_without_interpreter(cache)))
 
 
 def test_every_loss_and_primitive_compiles_as_it_is_launched(tmp_path):
