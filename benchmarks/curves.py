@@ -35,28 +35,34 @@ Runs = dict[str, list[list[dict[str, Any]]]]  # logs of the seeds of each method
 
 
 def settings() -> dict[str, Runs]:
-    """Logs by setting and method; variants of a method (other storages, a stage alone) are left out."""
+    """Logs by setting and method; a variant (another storage, a stage alone) stands where the method itself does not."""
     found: dict[str, Runs] = defaultdict(dict)
-    for (setting, name), folders in groups().items():
-        if name in COLOR:
+    kept = groups()
+    for (setting, name), folders in kept.items():
+        if name in COLOR or (setting, method_of(name)) not in kept:
             logs = [[json.loads(line) for line in (f / "log.jsonl").read_text().splitlines()] for f in folders]
             found[setting][name] = logs
     return {setting: runs for setting, runs in found.items() if len(runs) > 1 and "ce" in runs}
+
+
+def method_of(name: str) -> str:
+    return name.split()[0]
 
 
 def draw(setting: str, runs: Runs, pyplot: Any) -> Any:
     """A panel each for accuracy and for what the logs say of right and of wrong labels."""
     panels = [(key, title) for key, title in PANELS if all(key in log[-1] for logs in runs.values() for log in logs)]
     figure, grid = pyplot.subplots(-(-len(panels) // 2), 2, figsize=(8.4, 3.3 * -(-len(panels) // 2)), squeeze=False)
-    order = sorted(runs, key=list(COLOR).index)
+    order = sorted(runs, key=lambda name: list(COLOR).index(method_of(name)))
     for axes, (key, title) in zip(grid.flat, panels, strict=False):
         for name in order:
             by_epoch = list(zip(*([100 * line[key] for line in log] for log in runs[name]), strict=True))
             epochs = range(1, len(by_epoch) + 1)
             middle = [sum(values) / len(values) for values in by_epoch]
-            axes.plot(epochs, middle, color=COLOR[name], linewidth=1.8, label=f"{NAME[name]} (n = {len(runs[name])})")
+            color, known = COLOR[method_of(name)], " ".join([NAME[method_of(name)], *name.split()[1:]])
+            axes.plot(epochs, middle, color=color, linewidth=1.8, label=f"{known} (n = {len(runs[name])})")
             low, high = ([f(values) for values in by_epoch] for f in (min, max))
-            axes.fill_between(epochs, low, high, color=COLOR[name], alpha=0.18, linewidth=0)
+            axes.fill_between(epochs, low, high, color=color, alpha=0.18, linewidth=0)
         axes.set_title(title)
         axes.grid(axis="y", color="#e6e6e6")
         if key == "test_accuracy":

@@ -57,7 +57,7 @@ def variant(settings: dict[str, Any]) -> str:
     from fastlnl.methods import METHODS
 
     name = settings["method"]
-    usual = {**METHODS[name].defaults, **SHORT_RUN.get(name, {})}
+    usual = json.loads(json.dumps({**METHODS[name].defaults, **SHORT_RUN.get(name, {})}))  # tuples as a file has them
     words = [name]
     for option, value in usual.items():
         given = settings.get(f"option_{option}", value)

@@ -44,9 +44,18 @@ def atomic_open(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def save(state: Mapping[str, Any], path: str | Path) -> None:
-    """Write `state` (tensors, numbers, strings and containers of them) to `path` atomically."""
+    """Write `state` (tensors, numbers, strings and containers of them) to `path` atomically.
+
+    Raises:
+        OSError: the disk is full, say; the checkpoint that was there before is there still.
+    """
     with atomic_open(path) as file:
-        torch.save(dict(state), file)
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:  # torch's writer, on its way out of what the disk said
+            if not isinstance(reason := error.__context__, OSError):
+                raise
+            raise OSError(reason.errno, f"{reason.strerror}, checkpoint not written", str(path)) from error
 
 
 def load(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import resource
 import time
 from multiprocessing.sharedctypes import Synchronized
 
@@ -106,3 +107,17 @@ def test_kill_while_writing_leaves_the_old_or_the_new_file_whole(tmp_path):
         assert torch.equal(state["payload"], torch.full((300_000,), float(state["version"])))
         left_behind += (tmp_path / ".c.pt.tmp").exists()
     assert left_behind > 0  # else no kill fell into a write and the test showed nothing
+
+
+def test_a_full_disk_is_an_os_error_and_leaves_the_old_checkpoint(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    checkpoint.save({"value": 1}, path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # no file may grow beyond
+    try:
+        with pytest.raises(OSError, match=r"checkpoint not written: '.*checkpoint\.pt'"):
+            checkpoint.save({"value": torch.zeros(1_000_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoint.load(path) == {"value": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
