@@ -35,7 +35,7 @@ Runs = dict[str, list[list[dict[str, Any]]]]  # logs of the seeds of each method
 
 
 def settings() -> dict[str, Runs]:
-    """Logs by setting and method; a variant (another storage, a stage alone) stands where the method itself does not."""
+    """Logs by setting and method; a variant (another storage, say) stands where the method itself does not."""
     found: dict[str, Runs] = defaultdict(dict)
     kept = groups()
     for (setting, name), folders in kept.items():
