@@ -6,6 +6,7 @@ highest.
 """
 
 import json
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def write_plots(folder: Path) -> list[Path]:
     with pyplot.rc_context(LOOK):
         for setting, runs in settings().items():
             figure = draw(setting, runs, pyplot)
-            figure.supxlabel(described(setting), fontsize=9, color="#555555")
+            figure.supxlabel(textwrap.fill(described(setting), 110), fontsize=9, color="#555555")
             written.append(folder / f"curves-{setting}.png")
             figure.savefig(written[-1], dpi=150)
             pyplot.close(figure)
