@@ -178,9 +178,9 @@ def ninja() -> str:
     return found
 
 
-def code_options(architectures: Sequence[str]) -> list[str]:
+def code_options(architectures: Sequence[str], lowest: str | None = None) -> list[str]:
     """Code for each architecture, all from the intermediate code of the lowest: the long half of the work once."""
-    lowest, codes = min(architectures, key=int), ",".join(f"sm_{a}" for a in architectures)
+    lowest, codes = lowest or min(architectures, key=int), ",".join(f"sm_{a}" for a in architectures)
     return [f"-gencode=arch=compute_{lowest},code=[{codes}]"]
 
 

@@ -71,7 +71,8 @@ def compiled(source, architectures):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             file = next(path for path in extension.sources() if path.name == f"{source}.cu")
-            options = [*extension.NVCC_FLAGS, *extension.code_options(architectures), "--threads=0"]
+            target = extension.code_options(architectures, lowest=extension.ARCHITECTURES[0])  # as if all were made
+            options = [*extension.NVCC_FLAGS, *target, "--threads=0"]
             command = [str(nvcc), *options, "-fatbin", str(file)]
             done = subprocess.run([*command, "-o", f"{path}.new"], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
