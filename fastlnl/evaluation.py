@@ -27,7 +27,6 @@ def monitored_ids(run: Frame, monitor: int | bool) -> Tensor:
     return permutation(run.seed, "monitor", run.num_samples)[:count].sort().values.to(run.device)
 
 
-@torch.no_grad()
 def evaluate(run: Frame, method: Method, monitored: Tensor) -> dict[str, float]:
     """Test accuracy, the figures of the method and, of the monitored training samples, what is memorised.
 
