@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= passive
+# Empty: modules are compiled once, also where the shell forbids it (many images do); torch has a thousand of them.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: bench test lint build clean
 

@@ -38,6 +38,7 @@ def quick(monkeypatch):
         for case in cases.CASES
     ]
     monkeypatch.setattr(run, "CASES", short)
+    monkeypatch.setattr(timing, "TURN_SECONDS", 1e-3)
     tiny = [dataclasses.replace(contest, sizes=(TINY[contest.axes],), quick=()) for contest in libraries.CONTESTS]
     tiny = [contest for contest in tiny if "torch.compile" not in contest.rivals]
     monkeypatch.setattr(run, "CONTESTS", tiny)

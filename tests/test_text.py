@@ -217,8 +217,8 @@ class TestNetworks:
         assert (network.embedding.weight.grad[[2, 3, 4]] != 0).any(1).all()
 
     def test_memorises(self, name):
-        network, tokens = self.network(name), torch.randint(1, 50, (64, 12))
-        label = torch.randint(3, (64,))
+        network, tokens = self.network(name), torch.randint(1, 50, (32, 12))
+        label = torch.randint(3, (32,))
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
         for _ in range(60):
             optimizer.zero_grad()

@@ -59,12 +59,20 @@ def name_of(symbol):
     return f"{FORMATS[kind]} {TARGETS[int(source)] if source else 'views'} {columns}"
 
 
+def state_of_kernels():
+    """A digest of what nvcc is given; the bindings have no kernels."""
+    state = hashlib.sha256(repr(extension.NVCC_FLAGS).encode())
+    for path in extension.sources():
+        if path.suffix != ".cpp":
+            state.update(path.read_bytes())
+    return state.hexdigest()[:16]
+
+
 def compiled(source, architectures):
     """The kernels of one file for all architectures, by one call; kept until csrc changes, made by one process."""
     nvcc, _ = compilers()
-    state = hashlib.sha256(b"".join(path.read_bytes() for path in extension.sources()))
-    state.update(repr((extension.nvcc_release(nvcc), extension.NVCC_FLAGS)).encode())
-    folder = Path(tempfile.gettempdir(), f"fastlnl-fatbin-{os.getuid()}-{state.hexdigest()[:16]}")
+    name = f"fastlnl-fatbin-{os.getuid()}-{extension.nvcc_release(nvcc)}-{state_of_kernels()}"
+    folder = Path(tempfile.gettempdir(), name)
     folder.mkdir(exist_ok=True)
     path = folder / f"{source}.{'-'.join(architectures)}.fatbin"
     with open(f"{path}.lock", "w") as lock:
@@ -136,7 +144,8 @@ def undefined_symbols(library):
 
 def as_text(release, rows):
     lines = ",\n".join(f'    "{name}": {json.dumps(row)}' for name, row in rows.items())
-    return f'{{\n  "nvcc": "{release}",\n  "kernels": {{\n{lines}\n  }}\n}}\n'
+    head = f'  "nvcc": "{release}",\n  "state": "{state_of_kernels()}"'
+    return f'{{\n{head},\n  "kernels": {{\n{lines}\n  }}\n}}\n'
 
 
 if __name__ == "__main__":
