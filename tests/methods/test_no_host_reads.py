@@ -100,4 +100,4 @@ def reads_of_an_epoch(name, num_samples):
 @pytest.mark.parametrize("name", METHODS)
 def test_reads_do_not_grow_with_the_steps(name, monkeypatch):
     monkeypatch.setattr("fastlnl.networks.decoder.HIDDEN", (8, 6))
-    assert reads_of_an_epoch(name, 240) == reads_of_an_epoch(name, 120)
+    assert reads_of_an_epoch(name, 96) == reads_of_an_epoch(name, 48)
