@@ -48,14 +48,13 @@ def trainer(name: str, setting: Setting, data: Dataset, **how: Any) -> Trainer:
 
 
 def shares(name: str, setting: Setting, data: Dataset) -> tuple[float, dict[str, float]]:
-    """Milliseconds of the last epoch, and how many per cent of them each part takes."""
+    """Seconds of the last epoch, and how many per cent of them each part takes."""
     with tempfile.TemporaryDirectory() as folder:  # a checkpoint and a log are part of an epoch
         run = trainer(name, setting, data, profile=True, out_dir=Path(folder, "run"))
         run.fit()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in run.profile_.splitlines()]
-    seconds = {row[0]: float(row[1]) for row in cells if row and row[0] in (*PARTS, "all")}
-    total = seconds.pop("all")
-    return total, {part: 100 * value / total for part, value in seconds.items()}
+    seconds, calls = run.profile_.seconds, run.profile_.calls
+    total = sum(seconds.values())
+    return total, {part: 100 * seconds[part] / total for part in PARTS if calls[part]}
 
 
 def gain(name: str, setting: Setting, data: Dataset, rounds: int) -> list[float]:
@@ -93,7 +92,7 @@ def profiles(dataset: str, samples: int | None, rounds: int) -> list[str]:
             cells = [f"{of[part]:.1f} %" if part in of else "" for _, of in table.values()]
             if any(cells):
                 lines.append(f"| {part} | {' | '.join(cells)} |")
-        lines.append(f"| epoch, s | {' | '.join(f'{total / 1e3:.2f}' for total, _ in table.values())} |")
+        lines.append(f"| epoch, s | {' | '.join(f'{total:.2f}' for total, _ in table.values())} |")
         if setting.augment:
             found = {name: gain(name, setting, data, rounds) for name in setting.methods}
             cells = [f"{statistics.median(r):.2f}x ({min(r):.2f} to {max(r):.2f})" for r in found.values()]

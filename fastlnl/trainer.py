@@ -56,7 +56,7 @@ class Trainer:
         monitor: predict so many training samples once an epoch, to see how many wrong labels are memorised; True: all,
             False: none.
         checkpoint_seconds: after an epoch a checkpoint is written when the last one is so old, and after the last one.
-        profile: measure where the time of the last epoch goes; `profile_` is the table, profile.md in `out_dir` too.
+        profile: measure where the time of the last epoch goes; `profile_` knows, profile.md in `out_dir` is the table.
         out_dir: folder for checkpoint and logs; None writes nothing.
         progress: a progress bar; None shows one on a terminal where tqdm is installed.
 
@@ -161,9 +161,9 @@ class Trainer:
         result = summary(history)
         if self.profile and profile.calls["rest"]:
             where = f"{self.method.name} on {self.data.note or self.data.name}"
-            self.profile_ = profile.table(f"Epoch {self.epochs} of {where}")
+            self.profile_ = profile
             if folder:
-                folder.write_profile(self.profile_)
+                folder.write_profile(profile.table(f"Epoch {self.epochs} of {where}"))
         if folder:
             hidden = ("metrics", "history")
             scores = {f.name: getattr(result, f.name) for f in fields(Result) if f.name not in hidden}

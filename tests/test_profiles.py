@@ -28,7 +28,8 @@ def test_parts_of_every_method_add_up(tmp_path, capsys):
     assert set(table) == set(METHODS) - {"sanm"}
     for name, column in table.items():
         assert float(column.pop("epoch, s")) > 0
-        assert sum(float(cell.removesuffix(" %")) for cell in column.values() if cell) == pytest.approx(100, abs=0.6)
+        shares = sum(float(cell.removesuffix(" %")) for cell in column.values() if cell)
+        assert shares == pytest.approx(100, abs=0.5 + 1e-9)  # of ten, each rounded to 0.1
         assert column["network, forward"]
         assert bool(column["scoring and split"]) == (name not in ("ce", "alr"))  # ALR asks once, after its warm-up
 

@@ -61,7 +61,8 @@ def name_of(symbol):
 
 def state_of_kernels():
     """A digest of what nvcc is given; the bindings have no kernels."""
-    state = hashlib.sha256(repr(extension.NVCC_FLAGS).encode())
+    options = (*extension.NVCC_FLAGS, *extension.code_options(extension.ARCHITECTURES))
+    state = hashlib.sha256(repr(options).encode())
     for path in extension.sources():
         if path.suffix != ".cpp":
             state.update(path.read_bytes())

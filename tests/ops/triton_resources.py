@@ -2,7 +2,7 @@
 
 Triton compiles for a GPU that is not there, so the table is made and checked anywhere:
 
-    python tests/ops/triton_resources.py [90]       print what the kernels need now (on this capability only)
+    python tests/ops/triton_resources.py            print what the kernels need now
     python tests/ops/triton_resources.py --update   and write it to triton_resources.json
     python tests/ops/triton_resources.py --every    compile every loss and primitive as it is launched
 """
@@ -101,7 +101,7 @@ def compile_kernel(kernel, constants, warps, capability, kind="fp32", **types):
 
 
 def compile_every(capability=90):
-    """Every loss with all it can be asked for, and the other primitives as launched; returns how many kernels."""
+    """Every loss as it is launched, with statistics and without, and the other primitives; returns how many kernels."""
     from fastlnl.ops.row_loss import LOSSES as DEFINED
     from fastlnl.ops.row_loss.triton_kernel import compiled_coefficients, tile_launch, tile_shape
     from fastlnl.ops.row_stats.triton_kernel import row_stats_kernel
@@ -109,14 +109,17 @@ def compile_every(capability=90):
 
     count = 0
     for loss in DEFINED.values():
-        kernel, _, shape = tile_launch(128, 100)
-        warps, target = shape.pop("num_warps"), 2 if loss.needs_target else 0
-        constants = shape | {"C": 100, "STRIDE": 100, "COEFFICIENTS": compiled_coefficients(loss), "TARGET": target}
-        constants |= {"LABEL": True, "INDEX": target == 2, "WEIGHT": True, "STATS": True, "ONE_HOT": False}
-        constants |= {"STORAGE": "float32", "KEPT": 0, "step": None}
-        constants |= {} if target else {"index": None, "target": None}
-        compile_kernel(kernel, constants, warps, capability)
-        count += 1
+        for stats in (False, True):
+            kernel, _, shape = tile_launch(128, 100)
+            warps, target = shape.pop("num_warps"), 2 if loss.needs_target else 0
+            label = loss.needs_label or stats
+            absent = {"label": label, "index": target == 2, "target": target == 2, "weight": stats}
+            constants = shape | {"C": 100, "STRIDE": 100, "COEFFICIENTS": compiled_coefficients(loss), "TARGET": target}
+            constants |= {"LABEL": label, "INDEX": target == 2, "WEIGHT": stats, "STATS": stats, "ONE_HOT": False}
+            constants |= {"STORAGE": "float32", "KEPT": 0, "step": None}
+            constants |= {name: None for name, there in absent.items() if not there}
+            compile_kernel(kernel, constants, warps, capability)
+            count += 1
     for classes in (100, 9000):
         shape = tile_shape(min(classes, 8192))
         warps = shape.pop("num_warps")
@@ -127,12 +130,12 @@ def compile_every(capability=90):
     return count
 
 
-def measure(capabilities):
+def measure():
     import triton
 
     rows = {
         f"sm_{capability} {classes} {kind} {target}": resources(classes, kind, target, capability)
-        for capability in capabilities
+        for capability in CAPABILITIES
         for classes, kind, target in CASES
     }
     return {"triton": triton.__version__, "kernels": rows}
@@ -150,7 +153,7 @@ if __name__ == "__main__":
     if "--every" in sys.argv:
         print(compile_every(), "kernels compiled")
         raise SystemExit
-    text = as_text(measure([int(word) for word in sys.argv[1:] if word.isdigit()] or CAPABILITIES))
+    text = as_text(measure())
     if "--update" in sys.argv:
         TABLE.write_text(text)
     print(text, end="")
